@@ -1,0 +1,128 @@
+"""The files of a model: ``config.json`` and ``model.safetensors``."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from hisdiff_sd._baselines import Baselines, Linear
+from hisdiff_sd._errors import HisDiffError, MissingFileError
+from hisdiff_sd.io._atomic import locked, move_in, staged
+
+if TYPE_CHECKING:
+    from hisdiff_sd.model import HisDiff
+
+_CONFIG, _TENSORS = "config.json", "model.safetensors"
+_FORMAT = 1
+_LINEARS = ("ridge", "depth")
+
+
+def tensors_of(model: HisDiff) -> dict[str, torch.Tensor]:
+    """Every array of a model by name, on the CPU."""
+    out = {f"network.{k}": v.detach().cpu().contiguous() for k, v in model.network.state_dict().items()}
+    arrays = {f"scalers.{k}": v for k, v in _arrays(model.scalers).items()}
+    if model.baselines is not None:
+        arrays |= {f"baselines.{k}": v for k, v in _arrays(model.baselines).items()}
+        for name in _LINEARS:
+            arrays |= {f"baselines.{name}.{k}": v for k, v in _arrays(getattr(model.baselines, name)).items()}
+    return out | {k: torch.from_numpy(np.ascontiguousarray(v)) for k, v in arrays.items()}
+
+
+def write_files(model: HisDiff, folder: Path) -> None:
+    """Write the two files of a model into an existing folder."""
+    from safetensors.torch import save_file
+
+    config = {
+        "format": _FORMAT,
+        "network": model.network.config,
+        "config": dataclasses.asdict(model.config),
+        "baselines": None
+        if model.baselines is None
+        else {n: {k: getattr(getattr(model.baselines, n), k) for k in ("features", "penalty")} for n in _LINEARS},
+    }
+    save_file(tensors_of(model), folder / _TENSORS)
+    (folder / _CONFIG).write_text(json.dumps(config, indent=1) + "\n")
+
+
+def save(model: HisDiff, path: Path, *, overwrite: bool) -> None:
+    """Write a model's folder, atomically."""
+    target = path.absolute()
+    if target.exists() and not overwrite:
+        raise HisDiffError(f"{target} exists already; give overwrite=True to replace it")
+    with staged(target) as build:
+        build.mkdir()
+        write_files(model, build)
+        with locked(target):
+            move_in(build, target)
+
+
+def load(path: str | Path, **hub: Any) -> HisDiff:
+    """Read a model from a folder or the hub."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    from hisdiff_sd.model import HisDiff, ModelConfig, Scalers
+    from hisdiff_sd.nn import HisDiffNetwork
+
+    folder = Path(path) if Path(path).exists() else _fetch(str(path), hub)
+    for name in (_CONFIG, _TENSORS):
+        if not (folder / name).is_file():
+            raise MissingFileError(
+                f"no model in {folder}: {name} is missing; a folder that HisDiff.save wrote is needed"
+            )
+    try:
+        stored = json.loads((folder / _CONFIG).read_text())
+        tensors = load_file(folder / _TENSORS)
+        if stored.get("format") != _FORMAT:
+            raise HisDiffError(f"{folder / _CONFIG} has format {stored.get('format')!r}; this version reads {_FORMAT}")
+        config = ModelConfig(**{**stored["config"], "genes": tuple(stored["config"]["genes"])})
+        network = HisDiffNetwork(**stored["network"])
+        network.load_state_dict(_under(tensors, "network."))
+        arrays = {k: v.numpy() for k, v in tensors.items()}
+        scalers = Scalers(**_under(arrays, "scalers."))
+        baselines = None if stored["baselines"] is None else _baselines(arrays, stored["baselines"])
+    except HisDiffError:
+        raise
+    except (SafetensorError, json.JSONDecodeError, KeyError, TypeError, RuntimeError) as error:
+        raise HisDiffError(f"the model in {folder} cannot be read ({error}); copy or train it again") from error
+    return HisDiff(network, config, scalers, baselines)
+
+
+def _arrays(obj: Any) -> dict[str, np.ndarray]:
+    """The array fields of a dataclass."""
+    values = {f.name: getattr(obj, f.name) for f in dataclasses.fields(obj)}
+    return {k: v for k, v in values.items() if isinstance(v, np.ndarray)}
+
+
+def _under(values: dict[str, Any], prefix: str) -> dict[str, Any]:
+    """Entries directly or indirectly below a prefix, without it."""
+    return {k.removeprefix(prefix): v for k, v in values.items() if k.startswith(prefix)}
+
+
+def _baselines(arrays: dict[str, np.ndarray], linears: dict[str, dict[str, Any]]) -> Baselines:
+    own = {k: v for k, v in _under(arrays, "baselines.").items() if "." not in k}
+    ridge, depth = (Linear(**linears[name], **_under(arrays, f"baselines.{name}.")) for name in _LINEARS)
+    return Baselines(ridge=ridge, depth=depth, **own)
+
+
+def _fetch(repo: str, hub: dict[str, Any]) -> Path:
+    """Folder of a model in the cache of the Hugging Face hub."""
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    if repo.count("/") != 1 or repo.startswith((".", "/", "~")):
+        raise MissingFileError(
+            f"no model at {repo}; give a folder that HisDiff.save wrote, or a hub id such as 'user/model'"
+        )
+    try:
+        files = [Path(hf_hub_download(repo, name, **hub)) for name in (_CONFIG, _TENSORS)]
+    except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        raise MissingFileError(
+            f"no model at {repo}: no such folder here, and the Hugging Face hub says: {error}"
+        ) from error
+    return files[0].parent

@@ -1,0 +1,32 @@
+"""Slides are given as objects or as paths of stores; both are opened here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hisdiff_sd._errors import HisDiffError, MissingFileError
+from hisdiff_sd.io._store import slide_attrs
+
+if TYPE_CHECKING:
+    from spatialdata import SpatialData
+
+
+def open_slide(slide: SpatialData | str | Path) -> SpatialData:
+    """The slide itself, read from its store if a path is given."""
+    import spatialdata
+
+    if isinstance(slide, spatialdata.SpatialData):
+        return slide
+    path = Path(slide)
+    if not path.exists():
+        raise MissingFileError(f"no store {path}; write one with hd.io.write")
+    try:
+        return spatialdata.read_zarr(path)
+    except Exception as error:
+        raise HisDiffError(f"{path} cannot be read as a SpatialData store: {error or type(error).__name__}") from error
+
+
+def slide_name(sdata: SpatialData) -> str:
+    """Id of the slide."""
+    return str(slide_attrs(sdata)["slide"])

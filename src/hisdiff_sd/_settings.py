@@ -1,0 +1,25 @@
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+
+
+@dataclass
+class Settings:
+    """What a user sets once per session.
+
+    Attributes
+    ----------
+    model
+        Model that `hd.tl.predict` uses when none is given: a folder or a Hugging Face hub id.
+        Starts as the environment variable ``HISDIFF_SD_MODEL``.
+    device
+        Torch device for encoders and networks; ``"auto"`` takes a GPU where there is one.
+        Starts as the environment variable ``HISDIFF_SD_DEVICE``.
+    """
+
+    model: str | None = field(default_factory=lambda: os.environ.get("HISDIFF_SD_MODEL") or None)
+    device: str = field(default_factory=lambda: os.environ.get("HISDIFF_SD_DEVICE") or "auto")
+
+
+settings = Settings()

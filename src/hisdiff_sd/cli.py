@@ -1,0 +1,106 @@
+"""The command line, thin over the Python API."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from hisdiff_sd._errors import HisDiffError
+from hisdiff_sd._version import __version__
+
+app = typer.Typer(
+    name="hisdiff-sd",
+    help="Spatial gene expression from H&E slides with HisDiff, on SpatialData.",
+    no_args_is_help=True,
+    add_completion=True,
+    pretty_exceptions_enable=False,
+)
+
+
+class EncoderName(StrEnum):
+    """Encoders of the demo."""
+
+    morphology = "morphology"
+    uni = "uni"
+
+
+class TargetName(StrEnum):
+    """Targets of the demo."""
+
+    log2 = "log2"
+    cp10k = "cp10k"
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _common(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and stop.")
+    ] = False,
+) -> None:
+    """Spatial gene expression from H&E slides with HisDiff, on SpatialData."""
+
+
+@app.command()
+def demo(
+    hest: Annotated[
+        Path | None, typer.Option(help="A folder of slides in HEST layout; by default synthetic slides are made.")
+    ] = None,
+    test: Annotated[str | None, typer.Option(help="Id of the slide that is held out; the last one by default.")] = None,
+    encoder: Annotated[
+        EncoderName, typer.Option(help="Tile encoder; 'uni' needs accepted terms on the Hugging Face hub.")
+    ] = EncoderName.morphology,
+    weights: Annotated[Path | None, typer.Option(help="Local weight file of the encoder.")] = None,
+    target: Annotated[
+        TargetName, typer.Option(help="log2(count + 1), or log(1 + counts per 10,000).")
+    ] = TargetName.log2,
+    out: Annotated[Path, typer.Option(help="Folder for stores, model, figures and report.")] = Path("hisdiff_sd_demo"),
+    seed: Annotated[int, typer.Option(help="Of training and sampling.")] = 0,
+) -> None:
+    """Convert slides, train on all but one, predict and judge that one, draw it, write a report.
+
+    What is done already in --out is not done again.
+
+    Examples: `hisdiff-sd demo`; `hisdiff-sd demo --hest hest_data --test SPA148 --out results`.
+    """
+    from hisdiff_sd._demo import run_demo
+
+    report = run_demo(
+        out,
+        hest=hest,
+        test=test,
+        encoder=encoder.value,
+        weights=weights,
+        target=target.value,
+        seed=seed,
+        say=typer.echo,
+    )
+    typer.echo(f"\nReport: {report}")
+
+
+def main() -> None:
+    """Run the command line; errors of the package are one line, without a traceback."""
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    logging.getLogger("hisdiff_sd").setLevel(logging.INFO)
+    try:
+        app()
+    except HisDiffError as error:
+        typer.secho(f"Error: {error}", fg="red", err=True)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        typer.secho("Stopped. Run the same command again to go on.", err=True)
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

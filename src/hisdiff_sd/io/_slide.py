@@ -1,0 +1,176 @@
+"""Image, spots and counts put together as one SpatialData in the package's layout."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import dask.array as da
+import numpy as np
+import pandas as pd
+from scipy.spatial import cKDTree
+
+from hisdiff_sd import _keys as keys
+from hisdiff_sd._errors import HisDiffError, HisDiffWarning
+from hisdiff_sd.io._counts import clean_counts
+from hisdiff_sd.io._image import open_image, pyramid, thumbnail, true_size
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+    from spatialdata import SpatialData
+
+_MOST_OUTSIDE = 0.05
+
+
+@dataclass
+class SlideParts:
+    """What a reader has found of one slide, in level-0 px.
+
+    Attributes
+    ----------
+    slide
+        Id of the slide.
+    image_path, counts_path
+        Files of the H&E image and the counts.
+    counts
+        Spots x genes, raw, indexed by barcode.
+    xy
+        (n, 2) spot centres (x, y), indexed by barcode; joined to the counts by barcode.
+    mpp, mpp_source
+        Micrometres per level-0 px and where the figure comes from.
+    spot_diameter_um, spot_pitch_um
+        Nominal geometry of the technology.
+    about
+        Patient, species, organ, technology: what the source says of the slide.
+    """
+
+    slide: str
+    image_path: Path
+    counts_path: Path
+    counts: AnnData
+    xy: pd.DataFrame
+    mpp: float
+    mpp_source: str
+    spot_diameter_um: float
+    spot_pitch_um: float | None
+    about: dict[str, str] = field(default_factory=dict)
+
+
+def assemble(parts: SlideParts) -> SpatialData:
+    """Check the parts against each other and return them as a lazy SpatialData."""
+    from geopandas import GeoDataFrame, points_from_xy
+    from spatialdata import SpatialData
+    from spatialdata.models import ShapesModel
+    from spatialdata.transformations import Identity, Scale
+
+    image = open_image(parts.image_path)
+    table, found = clean_counts(parts.counts, str(parts.counts_path))
+    xy = _join(parts, table)
+    xy, table = _inside(parts, xy, table, image, found)
+    _check_pitch(parts, xy, found)
+    diameter_px = parts.spot_diameter_um / parts.mpp
+    transformations = {"global": Identity(), "microns": Scale([parts.mpp, parts.mpp], axes=("x", "y"))}
+    shapes = GeoDataFrame(
+        {"radius": np.full(len(xy), diameter_px / 2)},
+        geometry=points_from_xy(xy[:, 0], xy[:, 1]),
+        index=pd.Index(table.obs_names, name=None),
+    )
+    small = thumbnail(parts.image_path, image)
+    scale = small.shape[0] / image.shape[1]
+    dress_table(table, keys.SPOTS, xy, spatial_uns(parts.slide, small, scale, diameter_px))
+    height, width = true_size(image)
+    attrs = {
+        "schema": keys.SCHEMA_VERSION,
+        "slide": parts.slide,
+        **{k: parts.about.get(k, "") for k in ("patient", "species", "organ", "technology", "dataset")},
+        "mpp": parts.mpp,
+        "mpp_source": parts.mpp_source,
+        "spot_diameter_um": parts.spot_diameter_um,
+        "spot_pitch_um": parts.spot_pitch_um,
+        "true_size": [height, width],
+        "source": {"image": parts.image_path.name, "image_bytes": parts.image_path.stat().st_size},
+        "qc": found,
+    }
+    return SpatialData(
+        images={keys.HE: pyramid(image, parts.mpp)},
+        shapes={keys.SPOTS: ShapesModel.parse(shapes, transformations=transformations)},
+        tables={keys.TABLE: parse_table(table, keys.SPOTS)},
+        attrs={keys.ATTRS: attrs},
+    )
+
+
+def dress_table(table: AnnData, region: str, xy: np.ndarray, uns: dict[str, Any]) -> None:
+    """Give a table what SpatialData (region, instance) and squidpy (``obsm``, ``uns``) look for."""
+    table.obs[keys.REGION] = pd.Categorical([region] * table.n_obs)
+    table.obs[keys.INSTANCE] = table.obs_names.to_numpy()
+    table.obsm["spatial"] = np.asarray(xy, np.float64)
+    table.uns["spatial"] = uns
+
+
+def parse_table(table: AnnData, region: str) -> AnnData:
+    """Validate a dressed table as one that annotates `region`."""
+    from spatialdata.models import TableModel
+
+    return TableModel.parse(table, region=region, region_key=keys.REGION, instance_key=keys.INSTANCE)
+
+
+def spatial_uns(slide: str, image: np.ndarray, scale: float, diameter_px: float) -> dict[str, Any]:
+    """The ``uns["spatial"]`` that squidpy and scanpy draw a slide from."""
+    scalefactors = {"tissue_hires_scalef": float(scale), "spot_diameter_fullres": float(diameter_px)}
+    # "/" would nest the key in zarr
+    return {slide.replace("/", "_"): {"images": {"hires": image}, "scalefactors": scalefactors}}
+
+
+def _join(parts: SlideParts, table: AnnData) -> np.ndarray:
+    """Spot centres in the order of the counts, by barcode."""
+    missing = table.obs_names.difference(parts.xy.index.astype(str))
+    if len(missing):
+        raise HisDiffError(
+            f"{parts.counts_path}: {len(missing)} of {table.n_obs} barcodes have no position, for example {list(missing[:3])}; "
+            "are counts and positions of the same slide?"
+        )
+    xy = parts.xy.set_axis(parts.xy.index.astype(str)).loc[table.obs_names].to_numpy(np.float64)
+    if not np.isfinite(xy).all():
+        raise HisDiffError(f"{parts.counts_path}: {int((~np.isfinite(xy)).any(1).sum())} spots have no finite position")
+    return xy
+
+
+def _inside(
+    parts: SlideParts, xy: np.ndarray, table: AnnData, image: da.Array, found: dict[str, Any]
+) -> tuple[np.ndarray, AnnData]:
+    """Drop the few spots outside the image; refuse when they are many."""
+    height, width = true_size(image)
+    inside = (xy[:, 0] >= 0) & (xy[:, 1] >= 0) & (xy[:, 0] < width) & (xy[:, 1] < height)
+    outside = int((~inside).sum())
+    found["spots_outside_image"] = outside
+    if outside > _MOST_OUTSIDE * len(xy):
+        raise HisDiffError(
+            f"{outside} of {len(xy)} spots of {parts.counts_path} lie outside the image {parts.image_path} "
+            f"({width} x {height} px; spots reach to {xy[:, 0].max():.0f}, {xy[:, 1].max():.0f}); "
+            "counts and image seem to be of different slides"
+        )
+    if outside:
+        warnings.warn(
+            f"slide {parts.slide}: {outside} spots outside the image were dropped: {list(table.obs_names[~inside][:5])}",
+            HisDiffWarning,
+            stacklevel=4,
+        )
+    return xy[inside], table[inside].copy()
+
+
+def _check_pitch(parts: SlideParts, xy: np.ndarray, found: dict[str, Any]) -> None:
+    """Compare the measured spot pitch with the declared one: the surest check of the pixel size."""
+    if parts.spot_pitch_um is None or len(xy) < 2:
+        return
+    distance, _ = cKDTree(xy).query(xy, k=2)
+    measured = float(np.median(distance[:, 1]) * parts.mpp)
+    found["measured_pitch_um"] = measured
+    if not 0.85 < measured / parts.spot_pitch_um < 1.15:
+        warnings.warn(
+            f"slide {parts.slide}: neighbouring spots are {measured:.0f} um apart at {parts.mpp:.4g} um per px "
+            f"({parts.mpp_source}), {parts.spot_pitch_um:g} um are declared; give mpp= if the pixel size is wrong",
+            HisDiffWarning,
+            stacklevel=4,
+        )

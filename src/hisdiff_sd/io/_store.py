@@ -1,0 +1,131 @@
+"""The one writer of stores and of the tables that are added to them."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hisdiff_sd import _keys as keys
+from hisdiff_sd._errors import HisDiffError
+from hisdiff_sd.io._atomic import locked, move_in, staged
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+    from spatialdata import SpatialData
+
+
+def write(sdata: SpatialData, path: str | Path, *, overwrite: bool = False) -> SpatialData:
+    """Write a slide to a zarr store, whole or not at all.
+
+    The store is built beside `path` and moved in when it is complete, so that nobody ever sees a half.
+
+    Parameters
+    ----------
+    sdata
+        A slide, as the readers of `hd.io` return it.
+    path
+        Where the store shall be, such as ``"stores/SPA148.zarr"``.
+    overwrite
+        Replace a store that is there.
+
+    Returns
+    -------
+    The slide, read back from the store by ``spatialdata.read_zarr`` (pixels lazily).
+
+    Raises
+    ------
+    HisDiffError
+        If `path` exists and `overwrite` is false, or cannot be written to.
+    """
+    import spatialdata
+
+    target = Path(path).absolute()
+    _check_free(target, overwrite)
+    with staged(target) as build:
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", UserWarning)
+                # a subset without a store of its own: writing must not re-point the caller's object
+                sdata.subset(_element_names(sdata)).write(build)
+        except OSError as error:
+            raise HisDiffError(f"writing {target} failed ({error}); nothing was changed there") from error
+        with locked(target):
+            _check_free(target, overwrite)
+            move_in(build, target)
+    return spatialdata.read_zarr(target)
+
+
+def write_table(sdata: SpatialData, name: str, table: AnnData, *, overwrite: bool = False) -> None:
+    """Add a table to a slide, and to its store if it has one, atomically.
+
+    Parameters
+    ----------
+    sdata
+        The slide; changed in place.
+    name
+        Name of the table.
+    table
+        A table that ``TableModel.parse`` returned.
+    overwrite
+        Replace a table of that name.
+
+    Raises
+    ------
+    HisDiffError
+        If the table is there and `overwrite` is false, or the store cannot be written to.
+    """
+    if name in sdata.tables and not overwrite:
+        raise HisDiffError(f"the slide has a table {name!r} already; give overwrite=True to replace it")
+    if sdata.is_backed() and sdata.path is not None:
+        _write_to_store(Path(str(sdata.path)).absolute(), name, table)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # "key exists, overwriting" is what was asked for
+        sdata.tables[name] = table
+
+
+def slide_attrs(sdata: SpatialData) -> dict[str, Any]:
+    """What the store says of its slide (``sdata.attrs["hisdiff_sd"]``)."""
+    attrs = sdata.attrs.get(keys.ATTRS)
+    if not isinstance(attrs, dict):
+        raise HisDiffError(
+            "this SpatialData was not made by hisdiff_sd.io (no attrs['hisdiff_sd']): its pixel size is not known; "
+            "read the slide with hd.io.hest or hd.io.visium"
+        )
+    if attrs.get("schema") != keys.SCHEMA_VERSION:
+        raise HisDiffError(
+            f"the store has schema version {attrs.get('schema')}, this version of hisdiff_sd reads {keys.SCHEMA_VERSION}"
+        )
+    return attrs
+
+
+def _write_to_store(store: Path, name: str, table: AnnData) -> None:
+    import zarr
+    from spatialdata import SpatialData
+
+    if not store.exists():
+        raise HisDiffError(f"the store {store} of this slide is gone; write it again with hd.io.write")
+    with staged(store) as build:
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", UserWarning)  # the staged table annotates shapes that are elsewhere
+                SpatialData(tables={name: table}).write(build)
+            with locked(store):
+                zarr.open_group(store, mode="r+").require_group("tables")
+                move_in(build / "tables" / name, store / "tables" / name)
+                zarr.consolidate_metadata(store)
+        except OSError as error:
+            raise HisDiffError(
+                f"writing table {name!r} into {store} failed ({error}); the store is as it was"
+            ) from error
+
+
+def _element_names(sdata: SpatialData) -> list[str]:
+    return [name for _, name, _ in sdata.gen_elements()]
+
+
+def _check_free(target: Path, overwrite: bool) -> None:
+    if target.exists() and not overwrite:
+        raise HisDiffError(
+            f"{target} exists already; give overwrite=True to replace it, or read it with spatialdata.read_zarr"
+        )

@@ -1,0 +1,117 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+from scipy.spatial import cKDTree
+
+from hisdiff_sd._errors import HisDiffError, MissingFileError
+from hisdiff_sd.io._slide import SlideParts, assemble
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+    from spatialdata import SpatialData
+
+SPOT_UM, PITCH_UM = 55.0, 100.0
+
+
+def visium(
+    path: str | Path,
+    image: str | Path,
+    *,
+    slide: str | None = None,
+    mpp: float | None = None,
+    patient: str = "",
+    species: str = "",
+    organ: str = "",
+) -> SpatialData:
+    """Read Space Ranger output of one Visium slide, lazily.
+
+    Counts and positions are read by `spatialdata_io.visium`; barcodes are joined by name.
+
+    Parameters
+    ----------
+    path
+        The ``outs`` folder: ``filtered_feature_bc_matrix.h5`` and ``spatial/``.
+    image
+        The full-resolution H&E image that was given to Space Ranger (TIFF, PNG or JPEG); its output does not hold it.
+    slide
+        Id of the slide; the folder's name by default.
+    mpp
+        Micrometres per level-0 pixel. By default from the measured distance of neighbouring spots, which are 100 um apart.
+    patient, species, organ
+        What is known of the slide; kept in its attributes.
+
+    Returns
+    -------
+    SpatialData laid out as that of `hd.io.hest`.
+
+    Raises
+    ------
+    MissingFileError
+        If the folder, the counts or the image are not there.
+    HisDiffError
+        As `hd.io.hest`.
+    """
+    root, image_path = Path(path), Path(image)
+    counts_path = _check_files(root, image_path)
+    name = slide or (root.parent.name if root.name == "outs" else root.name)
+    counts = _read_space_ranger(root, counts_path, name)
+    xy = pd.DataFrame(counts.obsm["spatial"], index=counts.obs_names, columns=["x", "y"]).astype(float)
+    if mpp is None:
+        mpp, source = _pixel_size_of_grid(xy.to_numpy(), root), "spot grid, 100 um pitch"
+    else:
+        source = "given"
+    return assemble(
+        SlideParts(
+            slide=name,
+            image_path=image_path,
+            counts_path=counts_path,
+            counts=counts,
+            xy=xy,
+            mpp=mpp,
+            mpp_source=source,
+            spot_diameter_um=SPOT_UM,
+            spot_pitch_um=PITCH_UM,
+            about={"technology": "Visium", "patient": patient, "species": species, "organ": organ},
+        )
+    )
+
+
+def _check_files(root: Path, image_path: Path) -> Path:
+    if not root.is_dir():
+        raise MissingFileError(f"no folder {root}; the outs folder of Space Ranger is needed")
+    found = sorted(root.glob("*filtered_feature_bc_matrix.h5"))
+    if not found:
+        inside = ", ".join(sorted(p.name for p in root.iterdir())[:10])
+        raise MissingFileError(f"no filtered_feature_bc_matrix.h5 in {root}; there are: {inside or 'no files'}")
+    if not image_path.is_file():
+        raise MissingFileError(
+            f"no image {image_path}; give the full-resolution H&E image that Space Ranger was run with"
+        )
+    return found[0]
+
+
+def _read_space_ranger(root: Path, counts_path: Path, name: str) -> AnnData:
+    import spatialdata_io
+
+    try:
+        read = spatialdata_io.visium(root, dataset_id=name, counts_file=counts_path.name, var_names_make_unique=False)
+    except (OSError, KeyError, ValueError, json.JSONDecodeError) as error:
+        raise HisDiffError(f"{root} cannot be read as Space Ranger output: {error}") from error
+    table = read.tables["table"]
+    table.obs = table.obs.drop(columns=["spot_id", "region"], errors="ignore")
+    return table
+
+
+def _pixel_size_of_grid(xy: np.ndarray, root: Path) -> float:
+    if len(xy) < 7:
+        raise HisDiffError(f"{root}: {len(xy)} spots are too few to measure the pixel size from; give mpp=")
+    distance, _ = cKDTree(xy).query(xy, k=2)
+    pitch_px = float(np.median(distance[:, 1]))
+    if pitch_px <= 0:
+        raise HisDiffError(f"{root}: neighbouring spots lie on one point; give mpp= and check the tissue positions")
+    return PITCH_UM / pitch_px

@@ -1,0 +1,228 @@
+"""The model bundle: a network with everything that is needed to use, judge and trust it."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from huggingface_hub import ModelHubMixin
+
+from hisdiff_sd import _bundle
+from hisdiff_sd._baselines import Baselines
+from hisdiff_sd._errors import HisDiffError, check_one_of
+from hisdiff_sd._inputs import SlideInputs
+from hisdiff_sd._targets import TARGETS
+from hisdiff_sd.nn import HisDiffNetwork, load_published_state
+from hisdiff_sd.tiles import TileProtocol
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """What a model was made for; it is compared with a slide before anything is predicted.
+
+    Attributes
+    ----------
+    genes
+        The panel, in the order of the network's outputs.
+    target
+        ``"log2"`` or ``"cp10k"``.
+    encoder, encoder_hash
+        Tile encoder and the hash of its weights (empty if unknown).
+    tile
+        Tile protocol, such as ``"hisdiff"`` or ``"112um"``.
+    near, wide
+        Number of nearest spots, the spot included, of the two contexts.
+    species, gene_id_type, spot_pitch_um
+        Of the training slides; empty or None if unknown.
+    training
+        Slides, patients, preset, length and settings of the training.
+    licences
+        Of the encoder and the data the model was trained with.
+    """
+
+    genes: tuple[str, ...]
+    target: str = "log2"
+    encoder: str = "uni"
+    encoder_hash: str = ""
+    tile: str = "hisdiff"
+    near: int = 9
+    wide: int = 49
+    species: str = ""
+    gene_id_type: str = ""
+    spot_pitch_um: float | None = None
+    training: dict[str, Any] = field(default_factory=dict)
+    licences: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check_one_of(self.target, TARGETS, "target")
+        TileProtocol.parse(self.tile)
+        twice = sorted({g for g in self.genes if self.genes.count(g) > 1})
+        if twice or not self.genes:
+            raise HisDiffError(
+                f"genes are listed more than once: {', '.join(twice[:10])}" if twice else "the panel has no genes"
+            )
+
+
+@dataclass(frozen=True)
+class Scalers:
+    """Shift and scale of targets (G,) and embeddings (E,), float32; a published model has zeros and ones."""
+
+    target_shift: np.ndarray
+    target_scale: np.ndarray
+    embedding_shift: np.ndarray
+    embedding_scale: np.ndarray
+
+    @classmethod
+    def identity(cls, n_genes: int, dim: int) -> Scalers:
+        """Scalers that change nothing."""
+        return cls(*(f(n, np.float32) for n in (n_genes, dim) for f in (np.zeros, np.ones)))
+
+
+class HisDiff(ModelHubMixin):
+    """A HisDiff model: network, gene panel, scalers, provenance, and the baselines it is judged beside.
+
+    Train one with `hd.tl.train`, load one with `HisDiff.load`, or bring a checkpoint of the published training script
+    with `HisDiff.from_published`. ``push_to_hub`` and ``from_pretrained`` of `huggingface_hub.ModelHubMixin` work too.
+
+    Attributes
+    ----------
+    network
+        The denoising network.
+    config
+        Panel, target, encoder, tile protocol, training.
+    scalers
+        Scales of targets and embeddings.
+    baselines
+        Ridge, depth map and training mean of the same training slides; None for a published checkpoint.
+    """
+
+    def __init__(
+        self, network: HisDiffNetwork, config: ModelConfig, scalers: Scalers, baselines: Baselines | None = None
+    ) -> None:
+        if network.n_genes != len(config.genes):
+            raise HisDiffError(f"the network has {network.n_genes} genes, the panel {len(config.genes)}")
+        self.network = network.eval().requires_grad_(False)
+        self.config = config
+        self.scalers = scalers
+        self.baselines = baselines
+
+    @classmethod
+    def from_published(
+        cls,
+        checkpoint: str | Path,
+        genes: Sequence[str],
+        *,
+        num_heads: int = 12,
+        encoder: str = "uni",
+        tile: str = "hisdiff",
+        target: str = "log2",
+    ) -> HisDiff:
+        """Load a checkpoint of the original HisDiff training script; no code in the file is run.
+
+        Parameters
+        ----------
+        checkpoint
+            Torch file with the keys ``model``, ``opt`` and ``epoch``.
+        genes
+            The panel it was trained on, in order; the checkpoint does not hold it.
+        num_heads
+            Heads of the self-attention, which cannot be read off the weights; 12 as published.
+        encoder, tile, target
+            What it was trained with.
+
+        Raises
+        ------
+        HisDiffError
+            If the file is not such a checkpoint, or `genes` are not as many as it has.
+        """
+        network = load_published_state(checkpoint, len(genes), num_heads=num_heads)
+        config = ModelConfig(
+            genes=tuple(genes),
+            target=target,
+            encoder=encoder,
+            tile=tile,
+            training={"preset": "published", "checkpoint": Path(checkpoint).name},
+        )
+        return cls(network, config, Scalers.identity(network.n_genes, network.embedding_dim))
+
+    @property
+    def genes(self) -> list[str]:
+        """The gene panel."""
+        return list(self.config.genes)
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 in hex over tensors and configuration: the model's hash in provenance."""
+        digest = hashlib.sha256(json.dumps(dataclasses.asdict(self.config), sort_keys=True).encode())
+        for name, tensor in sorted(_bundle.tensors_of(self).items()):
+            digest.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
+            digest.update(tensor.numpy().tobytes())
+        return digest.hexdigest()
+
+    def save(self, path: str | Path, *, overwrite: bool = False) -> None:
+        """Write ``config.json`` and ``model.safetensors`` into the folder `path`, whole or not at all.
+
+        Raises
+        ------
+        HisDiffError
+            If `path` exists and `overwrite` is false.
+        """
+        _bundle.save(self, Path(path), overwrite=overwrite)
+
+    @classmethod
+    def load(cls, path: str | Path) -> HisDiff:
+        """Read a model from a folder that `save` wrote, or from a repository of the Hugging Face hub.
+
+        Raises
+        ------
+        HisDiffError
+            If there is no model at `path`, or its files do not fit each other.
+        """
+        return _bundle.load(path)
+
+    def condition(self, slide: SlideInputs, device: torch.device, batch: int = 256) -> torch.Tensor:
+        """(n, width) image condition of every spot, computed once and reused over steps and samples."""
+        self.check_width(slide)
+        scaled = (slide.embedding - self.scalers.embedding_shift) / self.scalers.embedding_scale
+        embedding = torch.from_numpy(scaled.astype(np.float32)).to(device)
+        near, wide, near_mask, wide_mask = (
+            torch.from_numpy(a).to(device)
+            for a in (slide.near.index, slide.wide.index, slide.near.mask, slide.wide.mask)
+        )
+        self.network.to(device)
+        with torch.inference_mode():
+            parts = [
+                self.network.condition(
+                    embedding[rows], embedding[near[rows]], embedding[wide[rows]], near_mask[rows], wide_mask[rows]
+                )
+                for rows in torch.arange(slide.n, device=device).split(batch)
+            ]
+        return torch.cat(parts)
+
+    def check_width(self, slide: SlideInputs) -> None:
+        """Raise unless the slide's embeddings are as wide as the network expects."""
+        if slide.embedding.shape[1] != self.network.embedding_dim:
+            raise HisDiffError(
+                f"the embeddings of slide {slide.name!r} are {slide.embedding.shape[1]} wide, the model expects "
+                f"{self.network.embedding_dim} ({self.config.encoder}); embed the slide with that encoder"
+            )
+
+    def _save_pretrained(self, save_directory: Path) -> None:
+        _bundle.write_files(self, Path(save_directory))
+
+    @classmethod
+    def _from_pretrained(cls, *, model_id: str, **hub: Any) -> HisDiff:
+        kept = ("revision", "cache_dir", "force_download", "local_files_only", "token")
+        return _bundle.load(model_id, **{k: v for k, v in hub.items() if k in kept})
+
+    def __repr__(self) -> str:
+        c = self.config
+        slides = ", ".join(c.training.get("slides", [])) or "unknown slides"
+        return f"HisDiff({len(c.genes)} genes, target {c.target!r}, encoder {c.encoder!r}, tiles {c.tile!r}, trained on {slides})"

@@ -1,0 +1,19 @@
+"""The HisDiff network, its diffusion process, its samplers and the reader of published checkpoints: tensors only."""
+
+from __future__ import annotations
+
+from hisdiff_sd.nn._diffusion import GaussianDiffusion, TrainingLoss
+from hisdiff_sd.nn._network import HisDiffNetwork, largest_head_count
+from hisdiff_sd.nn._published import load_published_state
+from hisdiff_sd.nn._sampling import ancestral_sample, ddim_sample, spaced_timesteps
+
+__all__ = [
+    "HisDiffNetwork",
+    "GaussianDiffusion",
+    "TrainingLoss",
+    "ancestral_sample",
+    "ddim_sample",
+    "spaced_timesteps",
+    "load_published_state",
+    "largest_head_count",
+]

@@ -1,0 +1,45 @@
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def loss(log: pd.DataFrame, epochs: int) -> Figure:
+    """Draw a training log: the noise error of each left-out slide, their mean, and the chosen length.
+
+    Parameters
+    ----------
+    log
+        Columns ``epoch``, ``train_loss``, ``held_out`` (empty for the last run, on all slides) and, where slides were left
+        out, ``val_loss``; `hd.tl.train` writes it as ``log.csv``.
+    epochs
+        The chosen number of epochs.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.subplots()
+    log = log.assign(held_out=log["held_out"].fillna(""))
+    everything = log[log["held_out"] == ""]
+    axes.plot(everything["epoch"] + 1, everything["train_loss"], color="0.6", lw=1, label="training error, all slides")
+    folds = log[log["held_out"] != ""]
+    if len(folds):
+        for name, fold in folds.groupby("held_out"):
+            axes.plot(fold["epoch"] + 1, fold["val_loss"], lw=1, alpha=0.6, label=f"{name} left out")
+        mean = folds.groupby("epoch")["val_loss"].mean()
+        axes.plot(mean.index + 1, mean, color="k", lw=2, label="mean of left-out slides")
+    axes.axvline(epochs, color="tab:red", ls="--", lw=1, label=f"trained for {epochs} epochs")
+    axes.set(xlabel="epoch", ylabel="mean squared error of the noise")
+    # the first epochs are far above the rest and would flatten it
+    settled = log.loc[log["epoch"] > log["epoch"].max() * 0.05]
+    values = settled[[c for c in ("train_loss", "val_loss") if c in settled]].stack()
+    if len(values) and values.max() > values.min():
+        margin = 0.1 * (values.max() - values.min())
+        axes.set_ylim(values.min() - margin, values.max() + margin)
+    axes.legend(fontsize=8, frameon=False)
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure

@@ -1,0 +1,92 @@
+"""Which square of a slide belongs to a spot."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+import numpy as np
+
+from hisdiff_sd._errors import HisDiffError
+
+TILE_PX = 224
+_NEAREST_UM = 1.0
+
+
+@dataclass(frozen=True)
+class TileProtocol:
+    """How tiles are cut: as HisDiff was published, or of one physical size.
+
+    Attributes
+    ----------
+    tile_um
+        Side of a tile in um; None is the published protocol: max(224, 2 * floor(spot diameter / 2)) level-0 px, whatever
+        those measure.
+
+    Examples
+    --------
+    >>> TileProtocol(112.0).name, TileProtocol.parse("hisdiff").tile_um
+    ('112um', None)
+    """
+
+    tile_um: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.tile_um is not None and not (np.isfinite(self.tile_um) and self.tile_um >= _NEAREST_UM):
+            raise HisDiffError(f"tile_um={self.tile_um} is no tile size; micrometres are needed, such as 112")
+
+    @property
+    def name(self) -> str:
+        """Name as it stands in provenance: ``"hisdiff"`` or such as ``"112um"``."""
+        return "hisdiff" if self.tile_um is None else f"{self.tile_um:g}um"
+
+    @property
+    def resize_filter(self) -> str:
+        """Filter that brings a tile to the encoder's size: Lanczos as published, else antialiased bicubic."""
+        return "lanczos" if self.tile_um is None else "bicubic"
+
+    @classmethod
+    def parse(cls, name: str) -> TileProtocol:
+        """Protocol of a name that `name` gave."""
+        if name == "hisdiff":
+            return cls()
+        match = re.fullmatch(r"([0-9.eE+]+)um", name)
+        if match is None:
+            raise HisDiffError(f"no tile protocol {name!r}; there are: 'hisdiff' and a size such as '112um'")
+        return cls(float(match[1]))
+
+    def side_px(self, spot_diameter_px: float, mpp: float) -> float:
+        """Side of a tile in level-0 px (a whole number for the published protocol)."""
+        if self.tile_um is None:
+            return float(max(TILE_PX, 2 * int(spot_diameter_px / 2)))
+        return self.tile_um / mpp
+
+
+def boxes(xy: np.ndarray, side: float, downsample: int = 1) -> tuple[np.ndarray, int]:
+    """Whole-pixel squares around spot centres on a pyramid level.
+
+    Parameters
+    ----------
+    xy
+        (n, 2) spot centres (x, y) in level-0 px.
+    side
+        Side in level-0 px.
+    downsample
+        Level-0 px per pixel of the level.
+
+    Returns
+    -------
+    (n, 2) int64 top-left corners (x, y) and the side, in pixels of the level.
+    """
+    side_px = max(1, round(side / downsample))
+    # truncated as the published code does, so that the same pixels are seen
+    corner = np.floor(np.asarray(xy, np.float64) / downsample).astype(np.int64) - side_px // 2
+    return corner, side_px
+
+
+def best_level(side: float, n_levels: int) -> int:
+    """Coarsest level of a x2 pyramid on which a tile of `side` level-0 px still has the encoder's resolution."""
+    level = 0
+    while level + 1 < n_levels and side / 2 ** (level + 1) >= TILE_PX:
+        level += 1
+    return level

@@ -1,0 +1,69 @@
+"""The arrays of a slide, taken from its elements; rows are joined by barcode."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from hisdiff_sd import _keys as keys
+from hisdiff_sd._errors import HisDiffError
+from hisdiff_sd._inputs import Measured, SlideInputs
+from hisdiff_sd._open import slide_name
+from hisdiff_sd._shapes import slide_shapes
+from hisdiff_sd._targets import to_target, total_counts
+from hisdiff_sd.io._store import slide_attrs
+from hisdiff_sd.tiles import nearest
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+    from spatialdata import SpatialData
+
+
+def slide_inputs(
+    sdata: SpatialData, embedding_key: str, *, near: int, wide: int, shapes_key: str = keys.SPOTS
+) -> SlideInputs:
+    """Embeddings and context of a slide's spots, in the order of the shapes."""
+    spots = slide_shapes(sdata, shapes_key)
+    if embedding_key not in sdata.tables:
+        listed = ", ".join(map(repr, sdata.tables)) or "none"
+        raise HisDiffError(
+            f"slide {slide_name(sdata)!r} has no embeddings {embedding_key!r}; tables here: {listed}; run hd.pp.embed"
+        )
+    rows = rows_of(sdata.tables[embedding_key], spots.index, embedding_key)
+    if (rows < 0).any():
+        raise HisDiffError(
+            f"{embedding_key!r} lacks {int((rows < 0).sum())} of {spots.n} spots; run hd.pp.embed with overwrite=True"
+        )
+    embedding = np.asarray(sdata.tables[embedding_key].X, np.float32)[rows]
+    return SlideInputs(
+        slide_name(sdata), spots.index, spots.xy, embedding, nearest(spots.xy, near), nearest(spots.xy, wide)
+    )
+
+
+def measured(table: AnnData, index: pd.Index, genes: Sequence[str], target: str, source: str) -> Measured:
+    """Expression of `genes` at the spots `index`, on the target scale."""
+    rows = rows_of(table, index, source)
+    if (rows < 0).any():
+        raise HisDiffError(f"{source}: {int((rows < 0).sum())} of {len(index)} spots have no counts in the table")
+    totals = total_counts(table.X, table.var)[rows]
+    counts = table[:, list(genes)].X
+    dense = np.asarray(counts.todense() if hasattr(counts, "todense") else counts)[rows]
+    return Measured(to_target(dense, totals, target), totals)
+
+
+def rows_of(table: AnnData, index: pd.Index, name: str) -> np.ndarray:
+    """Row of `table` for every instance of `index`, -1 where there is none; joined by instance id, never by position."""
+    column = table.uns.get("spatialdata_attrs", {}).get("instance_key", keys.INSTANCE)
+    ids = pd.Index(table.obs[column].to_numpy() if column in table.obs else table.obs_names)
+    if not ids.is_unique:
+        raise HisDiffError(f"table {name!r} names a spot more than once")
+    return ids.get_indexer(pd.Index(index.to_numpy()))
+
+
+def spot_pitch_um(sdata: SpatialData) -> float | None:
+    """Declared distance of neighbouring spots, in um."""
+    pitch = slide_attrs(sdata).get("spot_pitch_um")
+    return float(pitch) if pitch else None

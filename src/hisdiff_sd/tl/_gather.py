@@ -1,0 +1,111 @@
+"""Training slides opened, checked against each other and turned into arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hisdiff_sd import _keys as keys
+from hisdiff_sd._errors import HisDiffError
+from hisdiff_sd._inputs import Measured, SlideInputs
+from hisdiff_sd._open import open_slide, slide_name
+from hisdiff_sd._provenance import get_provenance
+from hisdiff_sd.io._store import slide_attrs
+from hisdiff_sd.pp._embed import embed
+from hisdiff_sd.pp._genes import check_genes, select_genes, warn_empty_genes
+from hisdiff_sd.tl._data import measured, slide_inputs, spot_pitch_um
+
+if TYPE_CHECKING:
+    from spatialdata import SpatialData
+
+    from hisdiff_sd.encoders import TileEncoder
+
+DATA_LICENCE = "that of the training slides (HEST-1k: CC BY-NC-SA 4.0)"
+NEAR, WIDE = 9, 49
+
+
+@dataclass(frozen=True)
+class TrainingSlides:
+    """Training slides as arrays, and what they have in common."""
+
+    genes: list[str]
+    inputs: list[SlideInputs]
+    truth: list[Measured]
+    encoder: str
+    encoder_hash: str
+    tile: str
+    species: str
+    gene_id_type: str
+    spot_pitch_um: float | None
+    patients: list[str]
+    licences: dict[str, str]
+
+
+def gather(
+    slides: Sequence[SpatialData | str | Path],
+    genes: Sequence[str] | None,
+    encoder: str | TileEncoder,
+    target: str,
+    tile_um: float | None,
+    weights: str | Path | None,
+    device: str,
+    table_key: str,
+) -> TrainingSlides:
+    """Open the slides, choose the panel if none is given, embed what is not embedded."""
+    from hisdiff_sd import encoders
+
+    opened = [open_slide(s) for s in slides]
+    names = [slide_name(s) for s in opened]
+    if not opened:
+        raise HisDiffError("no slides to train on")
+    twice = sorted({n for n in names if names.count(n) > 1})
+    if twice:
+        raise HisDiffError(f"slides are given more than once: {', '.join(twice)}")
+    for name, sdata in zip(names, opened, strict=True):
+        if table_key not in sdata.tables:
+            raise HisDiffError(
+                f"slide {name!r} has no table {table_key!r} of counts (tables here: {', '.join(sdata.tables) or 'none'}); "
+                "only measured slides can be trained on"
+            )
+    tables = [(n, s.tables[table_key]) for n, s in zip(names, opened, strict=True)]
+    panel = list(genes) if genes is not None else select_genes(opened, table_key=table_key)
+    check_genes(panel, tables)
+    warn_empty_genes(panel, tables)
+    species = _common([str(slide_attrs(s)["species"]) for s in opened], "species", names)
+    id_type = _common([str(slide_attrs(s)["qc"]["gene_id_type"]) for s in opened], "gene id type", names)
+    loaded = encoders.load(encoder, weights=weights, device=device)
+    key = f"{keys.SPOTS}_{loaded.name}"
+    inputs, truth = [], []
+    for name, sdata in zip(names, opened, strict=True):
+        embed(sdata, loaded, tile_um=tile_um)
+        inputs.append(slide_inputs(sdata, key, near=NEAR, wide=WIDE))
+        truth.append(measured(sdata.tables[table_key], inputs[-1].index, panel, target, name))
+    return TrainingSlides(
+        genes=panel,
+        inputs=inputs,
+        truth=truth,
+        encoder=loaded.name,
+        encoder_hash=loaded.fingerprint,
+        tile=str(get_provenance(opened[0].tables[key])["tile"]),
+        species=species,
+        gene_id_type=id_type,
+        spot_pitch_um=_median_pitch(opened),
+        patients=sorted({str(slide_attrs(s)["patient"]) for s in opened if slide_attrs(s)["patient"]}),
+        licences={"encoder": loaded.licence, "data": DATA_LICENCE},
+    )
+
+
+def _common(values: list[str], what: str, names: list[str]) -> str:
+    """The one value of all slides; slides that say nothing agree with everything."""
+    found = {v for v in values if v}
+    if len(found) > 1:
+        listed = ", ".join(f"{n}: {v or 'unknown'}" for n, v in zip(names, values, strict=True))
+        raise HisDiffError(f"the training slides differ in {what} ({listed}); train on one kind at a time")
+    return found.pop() if found else ""
+
+
+def _median_pitch(opened: list[SpatialData]) -> float | None:
+    pitches = sorted(p for p in map(spot_pitch_um, opened) if p is not None)
+    return pitches[len(pitches) // 2] if pitches else None

@@ -1,0 +1,222 @@
+"""One training run of the network on Lightning: log, checkpoints, average of the weights, resume."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import numpy as np
+import pandas as pd
+import torch
+from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint
+from lightning.pytorch.loggers import CSVLogger
+from torch.utils.data import DataLoader, TensorDataset
+
+from hisdiff_sd._inputs import Measured, SlideInputs
+from hisdiff_sd.model import Scalers
+from hisdiff_sd.nn import GaussianDiffusion, HisDiffNetwork
+from hisdiff_sd.tl._presets import Preset
+
+_VALIDATION_DRAWS = 8
+_CHECKPOINT_EPOCHS = 10
+
+
+class SpotTensors:
+    """Spots of several slides as tensors; contexts are rows into one embedding matrix, so nothing is stored twice.
+
+    Parameters
+    ----------
+    slides, truth
+        Inputs and measured expression of each slide.
+    scalers
+        Shifts and scales of targets and embeddings.
+    """
+
+    def __init__(self, slides: Sequence[SlideInputs], truth: Sequence[Measured], scalers: Scalers) -> None:
+        starts = np.cumsum([0] + [s.n for s in slides[:-1]])
+        embedding = np.concatenate([s.embedding for s in slides])
+        y = np.concatenate([m.y for m in truth])
+        self.embedding = _tensor((embedding - scalers.embedding_shift) / scalers.embedding_scale)
+        self.y = _tensor((y - scalers.target_shift) / scalers.target_scale)[:, None]
+        self.near, self.wide = (
+            torch.from_numpy(np.concatenate([getattr(s, c).index + o for s, o in zip(slides, starts, strict=True)]))
+            for c in ("near", "wide")
+        )
+        self.near_mask, self.wide_mask = (
+            torch.from_numpy(np.concatenate([getattr(s, c).mask for s in slides])) for c in ("near", "wide")
+        )
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+    def to(self, device: torch.device) -> None:
+        """Move all tensors to a device."""
+        for name, tensor in vars(self).items():
+            setattr(self, name, tensor.to(device))
+
+    def context(self, rows: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """What the network is conditioned on at `rows`."""
+        e, near, wide = self.embedding, self.near[rows], self.wide[rows]
+        return e[rows], e[near], e[wide], self.near_mask[rows], self.wide_mask[rows]
+
+
+class HisDiffModule(L.LightningModule):
+    """The network with its loss, for a Lightning trainer.
+
+    Parameters
+    ----------
+    network
+        The network to be trained.
+    spots
+        Training spots.
+    held_out
+        Spots of the slide that is left out; their noise loss at fixed steps and noise is logged as ``val_loss``.
+    preset
+        Optimiser settings.
+    """
+
+    def __init__(
+        self, network: HisDiffNetwork, spots: SpotTensors, held_out: SpotTensors | None, preset: Preset
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.spots, self.held_out = spots, held_out
+        self.preset = preset
+        self.diffusion = GaussianDiffusion()
+
+    def on_fit_start(self) -> None:
+        """Move the data to where the network is."""
+        for spots in (self.spots, self.held_out):
+            if spots is not None:
+                spots.to(self.device)
+
+    def training_step(self, batch: Sequence[torch.Tensor], batch_idx: int) -> torch.Tensor:
+        """Loss of improved DDPM at random steps."""
+        rows = batch[0]
+        y = self.spots.y[rows]
+        t = torch.randint(0, len(self.diffusion.betas), (len(rows),), device=self.device)
+        noise = torch.randn_like(y)
+        noisy = self.diffusion.q_sample(y, t, noise)
+        output = self.network(noisy, t, *self.spots.context(rows))
+        loss = self.diffusion.training_loss(output.float(), y, noisy, t, noise)
+        self.log("train_loss", loss.mse.mean(), on_step=False, on_epoch=True, batch_size=len(rows))
+        return loss.loss.mean()
+
+    def validation_step(self, batch: Sequence[torch.Tensor], batch_idx: int) -> None:
+        """Noise error of the held-out slide, always at the same steps and with the same noise."""
+        assert self.held_out is not None
+        rows = batch[0]
+        y = self.held_out.y[rows]
+        condition = self.network.condition(*self.held_out.context(rows))
+        generator = torch.Generator().manual_seed(batch_idx)
+        steps = len(self.diffusion.betas)
+        errors = []
+        for draw in range(_VALIDATION_DRAWS):
+            noise = torch.randn(y.shape, generator=generator).to(y)
+            low, high = draw * steps // _VALIDATION_DRAWS, (draw + 1) * steps // _VALIDATION_DRAWS
+            t = torch.randint(low, high, (len(rows),), generator=generator).to(self.device)
+            output = self.network.denoise(self.diffusion.q_sample(y, t, noise), t, condition)
+            errors.append(((output[:, :1].float() - noise) ** 2).mean())
+        self.log("val_loss", torch.stack(errors).mean(), batch_size=len(rows))
+
+    def configure_optimizers(self) -> Any:
+        """AdamW; the rate rises linearly over the first steps."""
+        p = self.preset
+        optimiser = torch.optim.AdamW(self.network.parameters(), lr=p.learning_rate, weight_decay=p.weight_decay)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: min(1.0, (step + 1) / max(1, p.warmup)))
+        return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+@dataclass(frozen=True)
+class Run:
+    """Where and how one training run works.
+
+    Attributes
+    ----------
+    folder
+        Gets ``last.ckpt`` (from which an interrupted run goes on) and ``log.csv``.
+    epochs
+        Number of epochs.
+    preset
+        Sizes and settings.
+    device
+        Where to train.
+    seed
+        Of initialisation, order and noise.
+    title
+        For the progress bar.
+    """
+
+    folder: Path
+    epochs: int
+    preset: Preset
+    device: torch.device
+    seed: int
+    title: str
+
+
+def fit(run: Run, network: HisDiffNetwork, spots: SpotTensors, held_out: SpotTensors | None) -> pd.DataFrame:
+    """Train `network` in place (its averaged weights, if averaged); return the log, one row an epoch."""
+    module = HisDiffModule(network, spots, held_out, run.preset)
+    generator = torch.Generator().manual_seed(run.seed)
+    batches = DataLoader(_rows(len(spots)), batch_size=run.preset.batch_size, shuffle=True, generator=generator)
+    judged = None if held_out is None else DataLoader(_rows(len(held_out)), batch_size=256)
+    last = run.folder / "last.ckpt"
+    every = max(1, min(_CHECKPOINT_EPOCHS, run.epochs))
+    callbacks: list[L.Callback] = [
+        ModelCheckpoint(run.folder, save_last=True, save_top_k=0, every_n_epochs=every, save_on_train_epoch_end=True)
+    ]
+    if run.preset.ema:
+        callbacks.append(EMAWeightAveraging(decay=run.preset.ema, use_buffers=False))
+    with _quiet():
+        trainer = L.Trainer(
+            accelerator="gpu" if run.device.type == "cuda" else run.device.type,
+            devices=[run.device.index or 0] if run.device.type == "cuda" else 1,
+            precision=_precision(run.device),
+            max_epochs=run.epochs,
+            gradient_clip_val=1.0 if run.preset.ema else None,
+            callbacks=callbacks,
+            logger=CSVLogger(run.folder, name="", version="log"),
+            log_every_n_steps=1,
+            num_sanity_val_steps=0,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+        )
+        with torch.random.fork_rng(devices=[run.device] if run.device.type == "cuda" else []):
+            torch.manual_seed(run.seed)
+            trainer.fit(module, batches, judged, ckpt_path=last if last.exists() else None, weights_only=True)
+    log = pd.read_csv(run.folder / "log" / "metrics.csv")
+    return log.groupby("epoch").first().drop(columns="step", errors="ignore").reset_index()
+
+
+def _rows(n: int) -> TensorDataset:
+    return TensorDataset(torch.arange(n))
+
+
+def _tensor(values: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(np.ascontiguousarray(values, np.float32))
+
+
+def _precision(device: torch.device) -> Any:
+    """Bfloat16 where the card computes in it; loss and diffusion stay in float32."""
+    return "bf16-mixed" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "32-true"
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence Lightning's advice on workers and hardware: the data are in memory already."""
+    logger = logging.getLogger("lightning.pytorch")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module=r"lightning\.")
+            yield
+    finally:
+        logger.setLevel(level)

@@ -1,0 +1,68 @@
+"""Sizes and training settings by name."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Preset:
+    """One set of sizes and training settings.
+
+    Attributes
+    ----------
+    width, depth, num_heads
+        Of the network.
+    learning_rate, weight_decay, batch_size
+        Of AdamW; the rate rises over `warmup` steps and stays.
+    epochs
+        Longest training; the length itself is chosen by leaving slides out, if `choose_length`.
+    ema
+        Decay of the average of the weights per step, 0 for none.
+    standardise
+        Whether targets and embeddings are standardised per gene and dimension.
+    """
+
+    width: int
+    depth: int
+    num_heads: int
+    learning_rate: float
+    weight_decay: float
+    batch_size: int
+    epochs: int
+    warmup: int
+    ema: float
+    standardise: bool
+    choose_length: bool
+
+
+PRESETS = {
+    # Numbers of the published training script.
+    "published": Preset(
+        width=384,
+        depth=12,
+        num_heads=12,
+        learning_rate=1e-4,
+        weight_decay=0.0,
+        batch_size=128,
+        epochs=2000,
+        warmup=0,
+        ema=0.0,
+        standardise=False,
+        choose_length=False,
+    ),
+    # For a laptop; chosen by leave-one-slide-out, see docs/model.md.
+    "small": Preset(
+        width=64,
+        depth=2,
+        num_heads=4,
+        learning_rate=2e-3,
+        weight_decay=0.05,
+        batch_size=64,
+        epochs=200,
+        warmup=50,
+        ema=0.99,
+        standardise=True,
+        choose_length=True,
+    ),
+}
