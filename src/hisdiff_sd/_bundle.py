@@ -33,11 +33,9 @@ def tensors_of(model: HisDiff) -> dict[str, torch.Tensor]:
     return out | {k: torch.from_numpy(np.ascontiguousarray(v)) for k, v in arrays.items()}
 
 
-def write_files(model: HisDiff, folder: Path) -> None:
-    """Write the two files of a model into an existing folder."""
-    from safetensors.torch import save_file
-
-    config = {
+def config_of(model: HisDiff) -> dict[str, Any]:
+    """Everything of a model that is no array, as it stands in its file."""
+    return {
         "format": _FORMAT,
         "network": model.network.config,
         "config": dataclasses.asdict(model.config),
@@ -45,20 +43,35 @@ def write_files(model: HisDiff, folder: Path) -> None:
         if model.baselines is None
         else {n: {k: getattr(getattr(model.baselines, n), k) for k in ("features", "penalty")} for n in _LINEARS},
     }
+
+
+def write_files(model: HisDiff, folder: Path) -> None:
+    """Write the two files of a model into an existing folder."""
+    from safetensors.torch import save_file
+
     save_file(tensors_of(model), folder / _TENSORS)
-    (folder / _CONFIG).write_text(json.dumps(config, indent=1) + "\n")
+    (folder / _CONFIG).write_text(json.dumps(config_of(model), indent=1) + "\n")
 
 
 def save(model: HisDiff, path: Path, *, overwrite: bool) -> None:
     """Write a model's folder, atomically."""
     target = path.absolute()
-    if target.exists() and not overwrite:
-        raise HisDiffError(f"{target} exists already; give overwrite=True to replace it")
+    check_free(target, overwrite=overwrite)
     with staged(target) as build:
         build.mkdir()
         write_files(model, build)
         with locked(target):
             move_in(build, target)
+
+
+def check_free(target: Path, *, overwrite: bool) -> None:
+    """Raise unless a model may be written at `target`; what is no model is never replaced."""
+    if not target.exists():
+        return
+    if not overwrite:
+        raise HisDiffError(f"{target} exists already; give overwrite=True to replace it")
+    if not target.is_dir() or (any(target.iterdir()) and not (target / _CONFIG).is_file()):
+        raise HisDiffError(f"{target} holds no model and is not replaced; choose another folder")
 
 
 def load(path: str | Path, **hub: Any) -> HisDiff:
@@ -79,18 +92,18 @@ def load(path: str | Path, **hub: Any) -> HisDiff:
         stored = json.loads((folder / _CONFIG).read_text())
         tensors = load_file(folder / _TENSORS)
         if stored.get("format") != _FORMAT:
-            raise HisDiffError(f"{folder / _CONFIG} has format {stored.get('format')!r}; this version reads {_FORMAT}")
+            raise HisDiffError(f"{_CONFIG} has format {stored.get('format')!r}; this version reads {_FORMAT}")
         config = ModelConfig(**{**stored["config"], "genes": tuple(stored["config"]["genes"])})
         network = HisDiffNetwork(**stored["network"])
         network.load_state_dict(_under(tensors, "network."))
         arrays = {k: v.numpy() for k, v in tensors.items()}
         scalers = Scalers(**_under(arrays, "scalers."))
         baselines = None if stored["baselines"] is None else _baselines(arrays, stored["baselines"])
-    except HisDiffError:
-        raise
-    except (SafetensorError, json.JSONDecodeError, KeyError, TypeError, RuntimeError) as error:
+        return HisDiff(network, config, scalers, baselines)
+    except HisDiffError as error:
+        raise HisDiffError(f"the model in {folder} cannot be used: {error}") from error
+    except (SafetensorError, AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise HisDiffError(f"the model in {folder} cannot be read ({error}); copy or train it again") from error
-    return HisDiff(network, config, scalers, baselines)
 
 
 def _arrays(obj: Any) -> dict[str, np.ndarray]:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 N_TOP = 100
 N_SAMPLES = 16
 STEPS = 50
+_QUICK_EPOCHS = 60  # synthetic slides: long enough to see it work, without choosing the length
 _OF_INTEREST = ("ERBB2", "EPCAM", "COL1A1")
 _N_FIGURES = 4
 _SYNTHETIC = ("S1", "S2", "S3", "S4")
@@ -70,7 +71,14 @@ def run_demo(
         genes = hd.pp.select_genes(training, n_top=N_TOP, include=_of_interest(training))
     with _stage("train", seconds, say):
         model = hd.tl.train(
-            training, genes=genes, encoder=loaded, target=target, out=out / "model", seed=seed, overwrite=True
+            training,
+            genes=genes,
+            encoder=loaded,
+            target=target,
+            epochs=None if hest is not None else _QUICK_EPOCHS,
+            out=out / "model",
+            seed=seed,
+            overwrite=True,
         )
     test_slide = slides[held_out]
     with _stage("predict", seconds, say):

@@ -26,5 +26,5 @@ def thumbnail_of(sdata: SpatialData, image_key: str = keys.HE) -> tuple[np.ndarr
     level = next((v for v in reversed(levels) if max(v.shape[1:]) >= _LONGEST), levels[0])
     scale = level.shape[1] / full
     cut = level.data[:, : int(height * scale), : int(width * scale)]
-    stride = max(1, max(cut.shape[1:]) // (2 * _LONGEST))
+    stride = -(-max(cut.shape[1:]) // (2 * _LONGEST))
     return np.asarray(cut[:, ::stride, ::stride]).transpose(1, 2, 0), scale / stride

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 from collections.abc import Sequence
@@ -108,6 +107,10 @@ class HisDiff(ModelHubMixin):
     ) -> None:
         if network.n_genes != len(config.genes):
             raise HisDiffError(f"the network has {network.n_genes} genes, the panel {len(config.genes)}")
+        for name, values in vars(scalers).items():
+            wanted = network.n_genes if name.startswith("target") else network.embedding_dim
+            if values.shape != (wanted,):
+                raise HisDiffError(f"{name} of the scalers has shape {values.shape}, the network needs ({wanted},)")
         self.network = network.eval().requires_grad_(False)
         self.config = config
         self.scalers = scalers
@@ -159,8 +162,8 @@ class HisDiff(ModelHubMixin):
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 in hex over tensors and configuration: the model's hash in provenance."""
-        digest = hashlib.sha256(json.dumps(dataclasses.asdict(self.config), sort_keys=True).encode())
+        """SHA-256 in hex over all that is saved: the model's hash in provenance."""
+        digest = hashlib.sha256(json.dumps(_bundle.config_of(self), sort_keys=True).encode())
         for name, tensor in sorted(_bundle.tensors_of(self).items()):
             digest.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
             digest.update(tensor.numpy().tobytes())

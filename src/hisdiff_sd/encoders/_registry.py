@@ -50,7 +50,7 @@ ENCODERS: dict[str, EncoderRow] = {
             timm_args={"init_values": 1e-5, "num_classes": 0, "dynamic_img_size": True},
             pooling="cls",
         ),
-        EncoderRow(name="morphology", dim=0, licence="BSD-3-Clause"),
+        EncoderRow(name="morphology", dim=162, licence="BSD-3-Clause"),
     )
 }
 

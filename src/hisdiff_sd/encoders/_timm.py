@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch.overrides import TorchFunctionMode
 
 from hisdiff_sd.encoders._base import check_tiles, fingerprint_tensors
-from hisdiff_sd.encoders._weights import fetch_weights, load_weights
+from hisdiff_sd.encoders._hub import fetch_weights
+from hisdiff_sd.encoders._weights import load_weights, read_weights
 
 if TYPE_CHECKING:
     from hisdiff_sd.encoders._registry import EncoderRow
@@ -37,8 +39,9 @@ class TimmEncoder:
 
     def __init__(self, row: EncoderRow, *, weights: Path | None, device: torch.device) -> None:
         path = fetch_weights(row) if weights is None else weights
+        tensors = read_weights(path, row)
         model = _build(row)
-        load_weights(model, path, row)
+        load_weights(model, tensors, path, row)
         self.name, self.dim, self.tile_px, self.licence = row.name, row.dim, row.tile_px, row.licence
         self.fingerprint = fingerprint_tensors(model.state_dict())
         self._pool = POOLINGS[row.pooling]
@@ -60,8 +63,21 @@ class TimmEncoder:
         return self._pool(tokens, self._model.num_prefix_tokens).float().cpu()
 
 
+class _NoRandomFill(TorchFunctionMode):
+    """Leaves out the random fills of new weights: seconds of work in a large model, and draws from the user's seed."""
+
+    _FILLS = ("uniform_", "normal_", "erfinv_", "kaiming_uniform_", "kaiming_normal_", "xavier_uniform_")
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if getattr(func, "__name__", "") in self._FILLS:
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **kwargs)
+
+
 def _build(row: EncoderRow) -> Any:
-    """Build a row's model with random weights."""
+    """Build a row's model with weights that are still to be loaded, every one of them."""
     import timm
 
-    return timm.create_model(row.timm_name, pretrained=False, **row.timm_args)
+    with _NoRandomFill():
+        return timm.create_model(row.timm_name, pretrained=False, **row.timm_args)

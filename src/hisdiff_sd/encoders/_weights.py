@@ -1,8 +1,7 @@
-"""Weight files: read from disk or the Hugging Face hub, and refused by name where they do not fit."""
+"""Weight files on disk: read without running code that may lie in them, refused by name where they do not fit."""
 
 from __future__ import annotations
 
-import os
 import pickle
 import zipfile
 from collections.abc import Mapping
@@ -18,20 +17,6 @@ if TYPE_CHECKING:
 
 _NESTED_UNDER = ("state_dict", "model")
 _SUFFIXES = (".bin", ".pt", ".pth", ".safetensors")
-
-
-def load_weights(model: torch.nn.Module, path: Path, row: EncoderRow) -> None:
-    """Load the file at `path` into `model`; raise an error that names the first tensor that does not fit."""
-    found = read_weights(path, row)
-    expected = model.state_dict()
-    problem = _first_misfit(found, expected)
-    if problem:
-        size = sum(tensor.numel() for tensor in expected.values()) / 1e6
-        raise HisDiffError(
-            f"{path} holds the weights of another model than {row.name!r} ({row.timm_name}, {len(expected)} tensors, "
-            f"{size:.1f} M numbers): {problem}. Give the file {row.filename!r} of {row.hub_id}"
-        )
-    model.load_state_dict(found, strict=True)
 
 
 def read_weights(path: Path, row: EncoderRow) -> dict[str, torch.Tensor]:
@@ -53,6 +38,19 @@ def read_weights(path: Path, row: EncoderRow) -> dict[str, torch.Tensor]:
             f"give the file {row.filename!r} of {row.hub_id}"
         )
     return dict(content)
+
+
+def load_weights(model: torch.nn.Module, tensors: Mapping[str, torch.Tensor], path: Path, row: EncoderRow) -> None:
+    """Load the `tensors` of the file at `path` into `model`; raise an error that names the first that does not fit."""
+    expected = model.state_dict()
+    problem = _first_misfit(tensors, expected)
+    if problem:
+        size = sum(tensor.numel() for tensor in expected.values()) / 1e6
+        raise HisDiffError(
+            f"{path} holds the weights of another model than {row.name!r} ({row.timm_name}, {len(expected)} tensors, "
+            f"{size:.1f} M numbers): {problem}. Give the file {row.filename!r} of {row.hub_id}"
+        )
+    model.load_state_dict(tensors, strict=True)
 
 
 def _read(path: Path, row: EncoderRow) -> object:
@@ -89,16 +87,3 @@ def _describe(content: object) -> str:
     if isinstance(content, Mapping):
         return f"a dict with {', '.join(repr(k) for k in list(content)[:5])}"
     return f"a {type(content).__name__}"
-
-
-def fetch_weights(row: EncoderRow) -> Path:
-    """Path of a row's weight file in the Hugging Face cache, downloaded if it is not there."""
-    from huggingface_hub import hf_hub_download
-
-    from hisdiff_sd.encoders._hub import explain
-
-    assert row.hub_id is not None
-    try:
-        return Path(hf_hub_download(row.hub_id, row.filename, endpoint=os.environ.get("HF_ENDPOINT")))
-    except Exception as error:
-        raise explain(error, row) from error

@@ -39,18 +39,19 @@ def clean_counts(table: AnnData, source: str) -> tuple[AnnData, dict[str, Any]]:
     """
     from anndata import AnnData
 
-    barcodes = pd.Index(table.obs_names.astype(str))
+    # an index that is named like one of its columns cannot be written
+    barcodes = pd.Index(table.obs_names.astype(str)).rename(None)
     if not barcodes.is_unique:
         twice = barcodes[barcodes.duplicated()].unique()
         raise HisDiffError(
             f"{source}: {len(twice)} barcodes occur more than once, for example {list(twice[:3])}; "
             "each spot needs its own: was the same slide joined twice?"
         )
-    if table.n_obs == 0 or table.n_vars == 0:
+    if table.n_obs == 0 or table.n_vars == 0 or table.X is None:
         raise HisDiffError(f"{source}: no counts: {table.n_obs} spots x {table.n_vars} genes")
     counts = sparse.csr_matrix(table.X, dtype=np.float32)
     _check_values(counts, source)
-    genes = pd.Index(table.var_names.astype(str))
+    genes = pd.Index(table.var_names.astype(str)).rename(None)
     found: dict[str, Any] = {
         "integer_counts": bool(np.all(counts.data == np.round(counts.data))),
         "duplicated_genes": sorted(genes[genes.duplicated()].unique()),
@@ -69,11 +70,11 @@ def clean_counts(table: AnnData, source: str) -> tuple[AnnData, dict[str, Any]]:
             f"{source}: {len(names)} gene names occur more than once ({', '.join(names[:5])}{' ...' * (len(names) > 5)}); "
             "their counts were summed",
             HisDiffWarning,
-            stacklevel=3,
+            stacklevel=4,
         )
     if not found["integer_counts"]:
         warnings.warn(
-            f"{source}: the counts are not whole numbers; were they normalised?", HisDiffWarning, stacklevel=3
+            f"{source}: the counts are not whole numbers; were they normalised?", HisDiffWarning, stacklevel=4
         )
     var["control"] = [bool(_CONTROL.match(g)) for g in genes]
     obs = table.obs.copy()

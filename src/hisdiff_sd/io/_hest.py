@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import difflib
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,7 @@ from scipy.stats import pearsonr
 
 from hisdiff_sd._errors import HisDiffError, MissingFileError
 from hisdiff_sd.io._metadata import number, read_metadata, sample_ids
-from hisdiff_sd.io._slide import SlideParts, assemble
+from hisdiff_sd.io._slide import SlideParts, assemble, check_mpp
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -60,21 +61,19 @@ def hest(path: str | Path, sample_id: str, *, mpp: float | None = None) -> Spati
     technology = str(metadata.get("st_technology", ""))
     if technology not in _GEOMETRY:
         raise HisDiffError(
-            f"slide {sample_id!r} is of technology {technology or 'unknown'!r}; read are: {', '.join(_GEOMETRY)}"
+            f"slide {sample_id!r} is of technology {technology or 'unknown'!r} (st_technology in the metadata of {root}); "
+            f"slides that can be read are of: {', '.join(_GEOMETRY)}"
         )
     diameter, pitch = _GEOMETRY[technology]
     mpp, mpp_source = _pixel_size(metadata, mpp, root, sample_id)
     counts = _read_h5ad(counts_path)
-    if "spatial" not in counts.obsm:
-        raise HisDiffError(f"{counts_path} has no obsm['spatial']: where the spots lie is not known")
-    xy = pd.DataFrame(np.asarray(counts.obsm["spatial"])[:, :2], index=counts.obs_names, columns=["x", "y"])
     sdata = assemble(
         SlideParts(
             slide=sample_id,
             image_path=image_path,
             counts_path=counts_path,
             counts=counts,
-            xy=xy,
+            xy=_positions(counts, counts_path),
             mpp=mpp,
             mpp_source=mpp_source,
             spot_diameter_um=number(metadata, "spot_diameter") or diameter,
@@ -110,9 +109,7 @@ def _files(root: Path, sample_id: str) -> tuple[Path, Path]:
 
 def _pixel_size(metadata: dict[str, Any], mpp: float | None, root: Path, sample_id: str) -> tuple[float, str]:
     if mpp is not None:
-        if not (np.isfinite(mpp) and mpp > 0):
-            raise HisDiffError(f"mpp={mpp} is no pixel size; micrometres per level-0 px are needed, such as 0.5")
-        return float(mpp), "given"
+        return check_mpp(mpp), "given"
     estimated = number(metadata, "pixel_size_um_estimated")
     if estimated is None:
         raise HisDiffError(
@@ -126,9 +123,21 @@ def _read_h5ad(path: Path) -> AnnData:
     import anndata
 
     try:
-        return anndata.read_h5ad(path)
-    except (OSError, KeyError, ValueError, TypeError) as error:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", ".*names are not unique")  # clean_counts has more to say of them
+            return anndata.read_h5ad(path)
+    except Exception as error:  # a damaged file fails in many ways
         raise HisDiffError(f"{path} cannot be read as an h5ad file ({error}); fetch it again") from error
+
+
+def _positions(counts: AnnData, path: Path) -> pd.DataFrame:
+    """Spot centres (x, y) in level-0 px, indexed by barcode."""
+    if "spatial" not in counts.obsm:
+        raise HisDiffError(f"{path} has no obsm['spatial']: where the spots lie is not known; fetch it again")
+    xy = np.asarray(counts.obsm["spatial"])
+    if xy.ndim != 2 or xy.shape[1] < 2:
+        raise HisDiffError(f"obsm['spatial'] of {path} has shape {xy.shape}; x and y of every spot are needed")
+    return pd.DataFrame(xy[:, :2], index=counts.obs_names, columns=["x", "y"])
 
 
 def _check_thumbnail(counts: AnnData, drawn: dict[str, Any], counts_path: Path, image_path: Path) -> None:
@@ -139,8 +148,11 @@ def _check_thumbnail(counts: AnnData, drawn: dict[str, Any], counts_path: Path, 
     if stored is None:
         return
     (library,) = drawn.values()
+    stored = np.asarray(stored)
+    if stored.dtype.kind == "f" and stored.max() <= 1:  # as matplotlib reads images
+        stored = stored * 255
     pair = [
-        np.asarray(Image.fromarray(np.asarray(image, np.uint8)).convert("L").resize((96, 96)), np.float64).ravel()
+        np.asarray(Image.fromarray(image.astype(np.uint8)).convert("L").resize((96, 96)), np.float64).ravel()
         for image in (stored, library["images"]["hires"])
     ]
     if min(p.std() for p in pair) == 0:

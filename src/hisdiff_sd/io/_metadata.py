@@ -14,8 +14,8 @@ from hisdiff_sd._errors import HisDiffError, MissingFileError
 
 def sample_ids(root: Path) -> list[str]:
     """Ids of the slides under a HEST root that have counts or an image."""
-    ids = {p.stem for folder, end in (("st", "*.h5ad"), ("wsis", "*.tif")) for p in (root / folder).glob(end)}
-    return sorted(ids)
+    files = (p for folder, end in (("st", "*.h5ad"), ("wsis", "*.tif")) for p in (root / folder).glob(end))
+    return sorted({p.stem for p in files if not p.name.startswith(".")})
 
 
 def read_metadata(root: Path, sample_id: str) -> dict[str, Any]:
@@ -25,7 +25,10 @@ def read_metadata(root: Path, sample_id: str) -> dict[str, Any]:
     """
     values: dict[str, Any] = {}
     for table in sorted(root.glob("HEST_v*.csv")):
-        rows = pd.read_csv(table, encoding="utf-8-sig", dtype={"id": str})
+        try:
+            rows = pd.read_csv(table, encoding="utf-8-sig", dtype={"id": str})
+        except ValueError as error:  # pandas' errors are ValueErrors
+            raise HisDiffError(f"{table} cannot be read as a table ({error}); fetch the file again") from error
         if "id" in rows:
             for row in rows[rows["id"] == sample_id].to_dict("records"):
                 values.update(_present(row))

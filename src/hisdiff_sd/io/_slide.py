@@ -58,6 +58,13 @@ class SlideParts:
     about: dict[str, str] = field(default_factory=dict)
 
 
+def check_mpp(mpp: float) -> float:
+    """A pixel size that a user gave."""
+    if not (np.isfinite(mpp) and mpp > 0):
+        raise HisDiffError(f"mpp={mpp} is no pixel size; micrometres per level-0 px are needed, such as 0.5")
+    return float(mpp)
+
+
 def assemble(parts: SlideParts) -> SpatialData:
     """Check the parts against each other and return them as a lazy SpatialData."""
     from geopandas import GeoDataFrame, points_from_xy
@@ -78,7 +85,7 @@ def assemble(parts: SlideParts) -> SpatialData:
         index=pd.Index(table.obs_names, name=None),
     )
     small = thumbnail(parts.image_path, image)
-    scale = small.shape[0] / image.shape[1]
+    scale = max(small.shape[:2]) / max(true_size(image))
     dress_table(table, keys.SPOTS, xy, spatial_uns(parts.slide, small, scale, diameter_px))
     height, width = true_size(image)
     attrs = {
@@ -123,14 +130,19 @@ def spatial_uns(slide: str, image: np.ndarray, scale: float, diameter_px: float)
     return {slide.replace("/", "_"): {"images": {"hires": image}, "scalefactors": scalefactors}}
 
 
-def _join(parts: SlideParts, table: AnnData) -> np.ndarray:
-    """Spot centres in the order of the counts, by barcode."""
-    missing = table.obs_names.difference(parts.xy.index.astype(str))
+def check_positions(barcodes: pd.Index, xy: pd.DataFrame, source: Path) -> None:
+    """Refuse counts of which some have no position."""
+    missing = barcodes.difference(xy.index.astype(str))
     if len(missing):
         raise HisDiffError(
-            f"{parts.counts_path}: {len(missing)} of {table.n_obs} barcodes have no position, for example {list(missing[:3])}; "
+            f"{source}: {len(missing)} of {len(barcodes)} barcodes have no position, for example {list(missing[:3])}; "
             "are counts and positions of the same slide?"
         )
+
+
+def _join(parts: SlideParts, table: AnnData) -> np.ndarray:
+    """Spot centres in the order of the counts, by barcode."""
+    check_positions(table.obs_names, parts.xy, parts.counts_path)
     xy = parts.xy.set_axis(parts.xy.index.astype(str)).loc[table.obs_names].to_numpy(np.float64)
     if not np.isfinite(xy).all():
         raise HisDiffError(f"{parts.counts_path}: {int((~np.isfinite(xy)).any(1).sum())} spots have no finite position")

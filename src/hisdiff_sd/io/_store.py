@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,23 +37,26 @@ def write(sdata: SpatialData, path: str | Path, *, overwrite: bool = False) -> S
     Raises
     ------
     HisDiffError
-        If `path` exists and `overwrite` is false, or cannot be written to.
+        If `path` exists and `overwrite` is false, is no store, or cannot be written to.
     """
     import spatialdata
 
-    target = Path(path).absolute()
+    target = Path(path).resolve()
     _check_free(target, overwrite)
-    with staged(target) as build:
-        try:
+    try:
+        with staged(target) as build:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", UserWarning)
                 # a subset without a store of its own: writing must not re-point the caller's object
-                sdata.subset(_element_names(sdata)).write(build)
-        except OSError as error:
-            raise HisDiffError(f"writing {target} failed ({error}); nothing was changed there") from error
-        with locked(target):
-            _check_free(target, overwrite)
-            move_in(build, target)
+                # (unfiltered, for tables of other tools that annotate nothing)
+                sdata.subset(_element_names(sdata), filter_tables=False).write(build)
+            with locked(target):
+                _check_free(target, overwrite)
+                move_in(build, target)
+    except HisDiffError:
+        raise
+    except Exception as error:  # pixels are read while they are written: whatever a damaged file raises
+        raise HisDiffError(f"writing {target} failed ({_reason(error)}); nothing was changed there") from error
     return spatialdata.read_zarr(target)
 
 
@@ -73,15 +77,30 @@ def write_table(sdata: SpatialData, name: str, table: AnnData, *, overwrite: boo
     Raises
     ------
     HisDiffError
-        If the table is there and `overwrite` is false, or the store cannot be written to.
+        If the name cannot be used, the table is there (in the object or in its store) and `overwrite` is false, or the
+        store cannot be written to.
     """
+    check_table_name(sdata, name)
     if name in sdata.tables and not overwrite:
         raise HisDiffError(f"the slide has a table {name!r} already; give overwrite=True to replace it")
     if sdata.is_backed() and sdata.path is not None:
-        _write_to_store(Path(str(sdata.path)).absolute(), name, table)
+        _write_to_store(Path(str(sdata.path)).resolve(), name, table, overwrite)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # "key exists, overwriting" is what was asked for
         sdata.tables[name] = table
+
+
+def check_table_name(sdata: SpatialData, name: str) -> None:
+    """Refuse a name that a table of this slide cannot have, before any work is put into the table."""
+    if not re.fullmatch(r"(?!__)(?!\.*$)[\w.-]+", name):
+        raise HisDiffError(
+            f"{name!r} cannot be the name of a table: letters, digits, '_', '.' and '-' can be used, no '__' in front"
+        )
+    for kind, other, _ in sdata.gen_elements():
+        if other.lower() == name.lower() and (kind != "tables" or other != name):
+            raise HisDiffError(
+                f"{name!r} cannot be the name of a table: the slide has {kind} {other!r}; choose another"
+            )
 
 
 def slide_attrs(sdata: SpatialData) -> dict[str, Any]:
@@ -99,32 +118,48 @@ def slide_attrs(sdata: SpatialData) -> dict[str, Any]:
     return attrs
 
 
-def _write_to_store(store: Path, name: str, table: AnnData) -> None:
+def _write_to_store(store: Path, name: str, table: AnnData, overwrite: bool) -> None:
     import zarr
     from spatialdata import SpatialData
 
     if not store.exists():
         raise HisDiffError(f"the store {store} of this slide is gone; write it again with hd.io.write")
-    with staged(store) as build:
-        try:
+    try:
+        with staged(store) as build:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", UserWarning)  # the staged table annotates shapes that are elsewhere
                 SpatialData(tables={name: table}).write(build)
             with locked(store):
-                zarr.open_group(store, mode="r+").require_group("tables")
+                if not overwrite and (store / "tables" / name).exists():
+                    raise HisDiffError(
+                        f"another process has written a table {name!r} into {store}; read the store again to use it, or "
+                        "give overwrite=True to replace it"
+                    )
+                zarr.open_group(store, mode="r+", use_consolidated=False).require_group("tables")
                 move_in(build / "tables" / name, store / "tables" / name)
-                zarr.consolidate_metadata(store)
-        except OSError as error:
-            raise HisDiffError(
-                f"writing table {name!r} into {store} failed ({error}); the store is as it was"
-            ) from error
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore", UserWarning)  # of parquet files and of zarr's young format
+                    zarr.consolidate_metadata(store)
+    except HisDiffError:
+        raise
+    except Exception as error:
+        raise HisDiffError(
+            f"writing table {name!r} into {store} failed ({_reason(error)}); the store is as it was"
+        ) from error
 
 
 def _element_names(sdata: SpatialData) -> list[str]:
     return [name for _, name, _ in sdata.gen_elements()]
 
 
+def _reason(error: Exception) -> str:
+    """What an error says; some say nothing but their name."""
+    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+
+
 def _check_free(target: Path, overwrite: bool) -> None:
+    if target.exists() and not any((target / name).is_file() for name in ("zarr.json", ".zgroup")):
+        raise HisDiffError(f"{target} exists and is no zarr store; it is not replaced: choose another path")
     if target.exists() and not overwrite:
         raise HisDiffError(
             f"{target} exists already; give overwrite=True to replace it, or read it with spatialdata.read_zarr"

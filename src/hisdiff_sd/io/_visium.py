@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-import json
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,13 +9,15 @@ import pandas as pd
 from scipy.spatial import cKDTree
 
 from hisdiff_sd._errors import HisDiffError, MissingFileError
-from hisdiff_sd.io._slide import SlideParts, assemble
+from hisdiff_sd.io._slide import SlideParts, assemble, check_mpp, check_positions
 
 if TYPE_CHECKING:
     from anndata import AnnData
     from spatialdata import SpatialData
 
 SPOT_UM, PITCH_UM = 55.0, 100.0
+_POSITIONS = ("tissue_positions.csv", "tissue_positions_list.csv")
+_SCALEFACTORS = ("scalefactors_json.json",)
 
 
 def visium(
@@ -56,15 +58,17 @@ def visium(
     HisDiffError
         As `hd.io.hest`.
     """
-    root, image_path = Path(path), Path(image)
+    root, image_path = Path(path).resolve(), Path(image)
     counts_path = _check_files(root, image_path)
     name = slide or (root.parent.name if root.name == "outs" else root.name)
-    counts = _read_space_ranger(root, counts_path, name)
+    counts = _read_space_ranger(root, counts_path)
     xy = pd.DataFrame(counts.obsm["spatial"], index=counts.obs_names, columns=["x", "y"]).astype(float)
+    xy = xy.dropna()  # what the positions file does not name
+    check_positions(counts.obs_names, xy, counts_path)
     if mpp is None:
         mpp, source = _pixel_size_of_grid(xy.to_numpy(), root), "spot grid, 100 um pitch"
     else:
-        source = "given"
+        mpp, source = check_mpp(mpp), "given"
     return assemble(
         SlideParts(
             slide=name,
@@ -92,17 +96,29 @@ def _check_files(root: Path, image_path: Path) -> Path:
         raise MissingFileError(
             f"no image {image_path}; give the full-resolution H&E image that Space Ranger was run with"
         )
+    spatial = root / "spatial"
+    for names in (_POSITIONS, _SCALEFACTORS):
+        if not any((spatial / name).is_file() for name in names):
+            raise MissingFileError(f"no {' or '.join(names)} in {spatial}; copy the whole outs folder of Space Ranger")
     return found[0]
 
 
-def _read_space_ranger(root: Path, counts_path: Path, name: str) -> AnnData:
+def _read_space_ranger(root: Path, counts_path: Path) -> AnnData:
+    """Counts with their positions, under the names of the file."""
+    import scanpy as sc
     import spatialdata_io
 
     try:
-        read = spatialdata_io.visium(root, dataset_id=name, counts_file=counts_path.name, var_names_make_unique=False)
-    except (OSError, KeyError, ValueError, json.JSONDecodeError) as error:
-        raise HisDiffError(f"{root} cannot be read as Space Ranger output: {error}") from error
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # names that occur more than once are reported by clean_counts
+            read = spatialdata_io.visium(root, dataset_id="visium", counts_file=counts_path.name)
+            names = sc.read_10x_h5(counts_path)
+    except Exception as error:  # damaged files fail in many ways
+        reason = f"{type(error).__name__}: {error}"
+        raise HisDiffError(f"{root} cannot be read as Space Ranger output ({reason}); copy it again") from error
     table = read.tables["table"]
+    # the reader renames what occurs more than once; clean_counts sums such genes and refuses such barcodes
+    table.obs_names, table.var_names = names.obs_names, names.var_names
     table.obs = table.obs.drop(columns=["spot_id", "region"], errors="ignore")
     return table
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from spatialdata import SpatialData
 
+_PANEL_INCHES = 4.8
 _UNITS = {"log2": "log2(count + 1)", "cp10k": "log(1 + counts per 10,000)"}
 
 
@@ -82,9 +83,13 @@ def expression(
         truth = measured(sdata.tables[table_key], spots.index[kept], [gene], record["target"], table_key).y[:, 0]
     panels = _panels(predicted, spread, truth, int(record["samples"]), _UNITS[record["target"]])
     image, scale = thumbnail_of(sdata, image_key)
-    figure = Figure(figsize=(4.6 * len(panels), 4.8), layout="constrained")
+    window = _window(xy * scale, 3 * spots.diameter_px * scale, image)
+    shape = (window[3] - window[1]) / (window[2] - window[0])
+    figure = Figure(
+        figsize=(_PANEL_INCHES * len(panels), 0.8 * _PANEL_INCHES * min(shape, 2) + 0.9), layout="constrained"
+    )
     for axes, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
-        _draw(axes, panel, xy * scale, spots.diameter_px * scale, image)
+        _draw(axes, panel, xy * scale, spots.diameter_px * scale, image, window)
         _scale_bar(axes, slide_attrs(sdata)["mpp"] / scale)
     figure.suptitle(f"{gene} on {slide_attrs(sdata)['slide']}", fontsize=13)
     return figure
@@ -109,7 +114,20 @@ def _panels(
     return [*panels, _Panel("uncertainty", spread, "magma", 0.0, top, f"standard deviation of {units}")]
 
 
-def _draw(axes: Axes, panel: _Panel, xy: np.ndarray, diameter: float, image: np.ndarray) -> None:
+def _window(xy: np.ndarray, margin: float, image: np.ndarray) -> tuple[float, float, float, float]:
+    """Left, top, right and bottom of the part of the slide that has spots."""
+    (x0, y0), (x1, y1) = xy.min(0) - margin, xy.max(0) + margin
+    return max(x0, 0), max(y0, 0), min(x1, image.shape[1]), min(y1, image.shape[0])
+
+
+def _draw(
+    axes: Axes,
+    panel: _Panel,
+    xy: np.ndarray,
+    diameter: float,
+    image: np.ndarray,
+    window: tuple[float, float, float, float],
+) -> None:
     """One panel: the spots as circles of their true size on the slide."""
     from matplotlib.collections import EllipseCollection
 
@@ -121,10 +139,8 @@ def _draw(axes: Axes, panel: _Panel, xy: np.ndarray, diameter: float, image: np.
     circles.set_array(panel.values)
     circles.set_clim(panel.low, panel.high)
     axes.add_collection(circles)
-    margin = 3 * diameter
-    (x0, y0), (x1, y1) = xy.min(0) - margin, xy.max(0) + margin
-    axes.set_xlim(max(x0, 0), min(x1, image.shape[1]))
-    axes.set_ylim(min(y1, image.shape[0]), max(y0, 0))
+    axes.set_xlim(window[0], window[2])
+    axes.set_ylim(window[3], window[1])
     axes.set_axis_off()
     axes.set_title(panel.title, fontsize=11)
     axes.figure.colorbar(circles, ax=axes, label=panel.label, shrink=0.75, pad=0.02)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,9 +11,9 @@ from hisdiff_sd import _keys as keys
 from hisdiff_sd._errors import HisDiffError
 from hisdiff_sd._progress import progress
 from hisdiff_sd._provenance import check_provenance, provenance, set_provenance
-from hisdiff_sd._shapes import slide_shapes
+from hisdiff_sd._shapes import Shapes, slide_shapes
 from hisdiff_sd.io._slide import parse_table
-from hisdiff_sd.io._store import slide_attrs, write_table
+from hisdiff_sd.io._store import check_table_name, slide_attrs, write_table
 from hisdiff_sd.tiles import TileProtocol, best_level, boxes, read_tiles, resize
 
 if TYPE_CHECKING:
@@ -21,8 +22,6 @@ if TYPE_CHECKING:
     from spatialdata import SpatialData
 
     from hisdiff_sd.encoders import TileEncoder
-
-_BATCH = 32
 
 
 def embed(
@@ -87,35 +86,42 @@ def embed(
     loaded = encoders.load(encoder, weights=weights, device=device)
     protocol = TileProtocol(tile_um)
     name = key_added or f"{shapes_key}_{loaded.name}"
+    check_table_name(sdata, name)
+    side = protocol.side_px(spots.diameter_px, attrs["mpp"])
     record = provenance(
         kind="embedding",
         slide=attrs["slide"],
         encoder=loaded.name,
         encoder_hash=loaded.fingerprint,
         tile=protocol.name,
+        tile_side_px=side,
         tile_px=loaded.tile_px,
         padding="black",
         filter=protocol.resize_filter,
         shapes=shapes_key,
+        image=image_key,
     )
     there = sdata.tables.get(name)
-    if there is not None and not overwrite and check_provenance(there, record, name) and there.n_obs == spots.n:
+    if there is not None and not overwrite and check_provenance(there, record, name) and _same_spots(there, spots):
         return
-    side = protocol.side_px(spots.diameter_px, attrs["mpp"])
     levels = _levels(sdata, image_key)
+    # as published, tiles are cut from level 0 whatever their size
+    level = best_level(side, len(levels)) if tile_um is not None else 0
     values = _embed_tiles(
-        levels, spots.xy, side, tuple(attrs["true_size"]), loaded, protocol.resize_filter, attrs["slide"]
+        levels[level], 2**level, spots.xy, side, attrs["true_size"], loaded, protocol.resize_filter, attrs["slide"]
     )
     table = _table(values, spots.index, shapes_key)
-    set_provenance(table, record | {"tile_side_px": side})
-    write_table(sdata, name, table, overwrite=True)
+    set_provenance(table, record)
+    # a table that this object does not know of is another process's work
+    write_table(sdata, name, table, overwrite=overwrite or there is not None)
 
 
 def _embed_tiles(
-    levels: list[da.Array],
+    image: da.Array,
+    downsample: int,
     xy: np.ndarray,
     side: float,
-    true_size: tuple[int, int],
+    true_size: Sequence[int],
     encoder: TileEncoder,
     resample: str,
     slide: str,
@@ -123,17 +129,20 @@ def _embed_tiles(
     """(n, dim) float32 embeddings in the order of `xy`; tiles are read in the order of the image's chunks."""
     import torch
 
-    level = best_level(side, len(levels))
-    corners, side_px = boxes(xy, side, 2**level)
-    level_size = (-(-true_size[0] // 2**level), -(-true_size[1] // 2**level))
+    corners, side_px = boxes(xy, side, downsample)
+    level_size = (-(-true_size[0] // downsample), -(-true_size[1] // downsample))
     values = np.empty((len(xy), encoder.dim), np.float32)
     with progress(f"embedding {slide} with {encoder.name}", len(xy)) as advance:
-        for rows, tiles in read_tiles(levels[level], corners, side_px, level_size):
-            for start in range(0, len(rows), _BATCH):
-                batch = rows[start : start + _BATCH]
-                pixels = resize(tiles[start : start + _BATCH], encoder.tile_px, resample)
-                values[batch] = encoder(torch.from_numpy(np.ascontiguousarray(pixels))).numpy()
-                advance(len(batch))
+        for rows, tiles in read_tiles(image, corners, side_px, level_size):
+            pixels = np.ascontiguousarray(resize(tiles, encoder.tile_px, resample))
+            vectors = encoder(torch.from_numpy(pixels)).detach().cpu()
+            if tuple(vectors.shape) != (len(rows), encoder.dim):
+                raise HisDiffError(
+                    f"encoder {encoder.name!r} returned shape {tuple(vectors.shape)} for {len(rows)} tiles; its dim is "
+                    f"{encoder.dim}"
+                )
+            values[rows] = vectors.numpy()
+            advance(len(rows))
     if not np.isfinite(values).all():
         bad = int((~np.isfinite(values)).any(1).sum())
         raise HisDiffError(f"encoder {encoder.name!r} returned NaN or infinity for {bad} of {len(xy)} tiles of {slide}")
@@ -148,6 +157,11 @@ def _levels(sdata: SpatialData, image_key: str) -> list[da.Array]:
     if not hasattr(image, "children"):
         return [image.data]
     return [level.data for level in get_pyramid_levels(image)]
+
+
+def _same_spots(table: AnnData, spots: Shapes) -> bool:
+    """Whether a table has a row for every spot and no other."""
+    return set(table.obs[keys.INSTANCE]) == set(spots.index)
 
 
 def _table(values: np.ndarray, index: pd.Index, shapes_key: str) -> AnnData:

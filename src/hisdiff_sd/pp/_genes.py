@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
+from scipy import sparse
 
 from hisdiff_sd import _keys as keys
 from hisdiff_sd._errors import HisDiffError, HisDiffWarning
@@ -52,8 +53,12 @@ def select_genes(
     Raises
     ------
     HisDiffError
-        If there is no slide, or a gene of `include` is missing from a slide (named).
+        If there is no slide, no gene to choose, or a gene of `include` is missing from a slide (named).
     """
+    if isinstance(slides, str | Path) or hasattr(slides, "tables"):
+        raise HisDiffError("slides= is one slide; give a list of the training slides")
+    if isinstance(include, str):
+        raise HisDiffError(f"include={include!r} is one name; give a list: [{include!r}]")
     tables = [counts_table(slide, table_key) for slide in slides]
     if not tables:
         raise HisDiffError("no slides to choose genes on; give the training slides")
@@ -67,11 +72,13 @@ def select_genes(
         raise HisDiffError(
             f"the slides {[name for name, _ in tables]} have no variable gene in common; same species and gene names?"
         )
-    values = np.concatenate([np.asarray(t[:, candidates].X.todense(), np.float64) for _, t in tables])
+    values = np.concatenate([sparse.csr_matrix(t[:, candidates].X).toarray().astype(np.float64) for _, t in tables])
     mean = pd.Series(values.mean(0), candidates)
     std = pd.Series(values.std(0), candidates)
     both = set(mean.nlargest(n_top).index) & set(std.nlargest(n_top).index)
     panel = [g for g in mean.sort_values(ascending=False, kind="stable").index if g in both]
+    if not panel and not include:
+        raise HisDiffError(f"no gene is among the {n_top} highest by mean and by standard deviation; raise n_top")
     return panel + [g for g in dict.fromkeys(include) if g not in both]
 
 

@@ -56,10 +56,17 @@ def nearest(xy: np.ndarray, k: int) -> Context:
     xy = np.asarray(xy, np.float64)
     if xy.ndim != 2 or xy.shape[1] != 2 or not np.isfinite(xy).all():
         raise HisDiffError(f"spot centres must be finite (n, 2), not {xy.shape}")
+    if k < 1:
+        raise HisDiffError(f"k={k} leaves not even the spot itself; 1 or more are needed")
     n = len(xy)
+    if n == 0:
+        return Context(np.zeros((0, k), np.int64), np.zeros((0, k), bool))
     found = min(k + _TIES, n)
     distance, index = cKDTree(xy).query(xy, k=range(1, found + 1))
     is_self = index == np.arange(n)[:, None]
+    # where many spots lie on one point, the spot itself may not be among those found
+    lost = np.flatnonzero(~is_self.any(1))
+    index[lost, -1], distance[lost, -1], is_self[lost, -1] = lost, 0.0, True
     # distances on a grid differ in the last bits: compare them to a millionth of the spacing
     unit = float(np.median(distance[:, min(1, found - 1)])) or 1.0
     rank = np.where(is_self, -1.0, np.round(distance / unit, 6))

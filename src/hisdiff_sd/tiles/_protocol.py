@@ -38,7 +38,8 @@ class TileProtocol:
     @property
     def name(self) -> str:
         """Name as it stands in provenance: ``"hisdiff"`` or such as ``"112um"``."""
-        return "hisdiff" if self.tile_um is None else f"{self.tile_um:g}um"
+        # all digits, so that `parse` gives the same protocol back
+        return "hisdiff" if self.tile_um is None else f"{float(self.tile_um)!r}".removesuffix(".0") + "um"
 
     @property
     def resize_filter(self) -> str:
@@ -50,7 +51,7 @@ class TileProtocol:
         """Protocol of a name that `name` gave."""
         if name == "hisdiff":
             return cls()
-        match = re.fullmatch(r"([0-9.eE+]+)um", name)
+        match = re.fullmatch(r"(\d+(?:\.\d+)?(?:e\+?\d+)?)um", name)
         if match is None:
             raise HisDiffError(f"no tile protocol {name!r}; there are: 'hisdiff' and a size such as '112um'")
         return cls(float(match[1]))

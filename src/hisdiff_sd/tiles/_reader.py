@@ -10,6 +10,7 @@ import numpy as np
 from hisdiff_sd._errors import HisDiffError
 
 _BLOCK_PX = 2048
+_BATCH = 32  # tiles held at once
 
 
 class ChunkedImage(Protocol):
@@ -38,34 +39,35 @@ def read_tiles(
 
     Yields
     ------
-    Row numbers into `corners` (m,) and their tiles, uint8 (m, 3, side, side), block by block.
+    Row numbers into `corners` (m,) and their tiles, uint8 (m, 3, side, side), at most 32 at a time, block by block.
     """
     corners = np.asarray(corners, np.int64)
     if corners.ndim != 2 or corners.shape[1] != 2:
         raise HisDiffError(f"corners must be (n, 2), not {corners.shape}")
+    if not len(corners):
+        return
+    size = np.minimum(true_size, image.shape[1:])[::-1]
     block = corners // _BLOCK_PX
     order = np.lexsort((block[:, 0], block[:, 1]))
-    starts = np.flatnonzero(np.any(np.diff(block[order], axis=0, prepend=-(10**9)), axis=1))
-    for rows in np.split(order, starts[1:]):
-        yield rows, _cut(image, corners[rows], side, true_size)
+    starts = np.flatnonzero(np.any(np.diff(block[order], axis=0), axis=1)) + 1
+    for rows in np.split(order, starts):
+        low = np.maximum(corners[rows].min(0), 0)
+        high = np.maximum(np.minimum(corners[rows].max(0) + side, size), low)
+        region = np.asarray(image[:, low[1] : high[1], low[0] : high[0]])
+        for start in range(0, len(rows), _BATCH):
+            batch = rows[start : start + _BATCH]
+            yield batch, _cut(region, corners[batch] - low, side)
 
 
-def _cut(image: ChunkedImage, corners: np.ndarray, side: int, true_size: tuple[int, int]) -> np.ndarray:
-    """Tiles of one group of neighbours: one read, then slices of it."""
-    height, width = true_size
+def _cut(region: np.ndarray, corners: np.ndarray, side: int) -> np.ndarray:
+    """Tiles of a (3, y, x) region, black where they reach over it."""
+    size = np.array(region.shape[:0:-1])
     tiles = np.zeros((len(corners), 3, side, side), np.uint8)
-    low = np.maximum(corners.min(0), 0)
-    high = np.minimum(corners.max(0) + side, (width, height))
-    if (high <= low).any():
-        return tiles
-    region = np.asarray(image[:, low[1] : high[1], low[0] : high[0]])
     for tile, corner in zip(tiles, corners, strict=True):
-        a = np.maximum(corner, low)
-        b = np.minimum(corner + side, high)
-        if (b > a).all():
-            (x0, y0), (x1, y1) = a - corner, b - corner
-            (u0, v0), (u1, v1) = a - low, b - low
-            tile[:, y0:y1, x0:x1] = region[:, v0:v1, u0:u1]
+        (u0, v0), (u1, v1) = np.maximum(corner, 0), np.minimum(corner + side, size)
+        if u1 > u0 and v1 > v0:
+            x, y = corner
+            tile[:, v0 - y : v1 - y, u0 - x : u1 - x] = region[:, v0:v1, u0:u1]
     return tiles
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+import math
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,17 +15,20 @@ import lightning as L
 import numpy as np
 import pandas as pd
 import torch
-from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint
+from lightning.pytorch.callbacks import EarlyStopping, LambdaCallback, ModelCheckpoint, WeightAveraging
 from lightning.pytorch.loggers import CSVLogger
 from torch.utils.data import DataLoader, TensorDataset
 
 from hisdiff_sd._inputs import Measured, SlideInputs
+from hisdiff_sd._progress import progress
 from hisdiff_sd.model import Scalers
 from hisdiff_sd.nn import GaussianDiffusion, HisDiffNetwork
 from hisdiff_sd.tl._presets import Preset
 
 _VALIDATION_DRAWS = 8
 _CHECKPOINT_EPOCHS = 10
+_JUDGEMENTS = 30  # times a held-out slide is judged in a run
+_PATIENCE = 8  # judgements without a better one after which a run ends
 
 
 class SpotTensors:
@@ -126,10 +130,16 @@ class HisDiffModule(L.LightningModule):
         self.log("val_loss", torch.stack(errors).mean(), batch_size=len(rows))
 
     def configure_optimizers(self) -> Any:
-        """AdamW; the rate rises linearly over the first steps."""
+        """AdamW; the rate rises linearly over the first steps, then falls over the preset's epochs if it says so."""
         p = self.preset
         optimiser = torch.optim.AdamW(self.network.parameters(), lr=p.learning_rate, weight_decay=p.weight_decay)
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: min(1.0, (step + 1) / max(1, p.warmup)))
+        steps = p.epochs * math.ceil(len(self.spots) / p.batch_size)
+
+        def rate(step: int) -> float:
+            rising = min(1.0, (step + 1) / max(1, p.warmup))
+            return rising * (0.5 * (1 + math.cos(math.pi * min(1.0, step / steps))) if p.cosine else 1.0)
+
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, rate)
         return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
@@ -173,17 +183,21 @@ def fit(run: Run, network: HisDiffNetwork, spots: SpotTensors, held_out: SpotTen
         ModelCheckpoint(run.folder, save_last=True, save_top_k=0, every_n_epochs=every, save_on_train_epoch_end=True)
     ]
     if run.preset.ema:
-        callbacks.append(EMAWeightAveraging(decay=run.preset.ema, use_buffers=False))
-    with _quiet():
+        callbacks.append(WeightAveraging(use_buffers=False, avg_fn=_moving_average(run.preset.ema)))
+    if judged is not None:
+        callbacks.append(EarlyStopping("val_loss", patience=_PATIENCE))
+    with _quiet(), progress(f"training, {run.title}", run.epochs) as advance:
+        callbacks.append(LambdaCallback(on_train_epoch_end=lambda *_: advance(1)))
         trainer = L.Trainer(
             accelerator="gpu" if run.device.type == "cuda" else run.device.type,
             devices=[run.device.index or 0] if run.device.type == "cuda" else 1,
             precision=_precision(run.device),
             max_epochs=run.epochs,
-            gradient_clip_val=1.0 if run.preset.ema else None,
+            gradient_clip_val=run.preset.gradient_clip or None,
             callbacks=callbacks,
             logger=CSVLogger(run.folder, name="", version="log"),
             log_every_n_steps=1,
+            check_val_every_n_epoch=max(1, run.epochs // _JUDGEMENTS),
             num_sanity_val_steps=0,
             enable_progress_bar=False,
             enable_model_summary=False,
@@ -201,6 +215,16 @@ def _rows(n: int) -> TensorDataset:
 
 def _tensor(values: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(np.ascontiguousarray(values, np.float32))
+
+
+def _moving_average(decay: float) -> Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]:
+    """Exponential moving average whose decay rises to `decay`, so that the start is soon forgotten."""
+
+    def average(averaged: torch.Tensor, current: torch.Tensor, steps: torch.Tensor) -> torch.Tensor:
+        kept = min(decay, (1 + int(steps)) / (10 + int(steps)))
+        return averaged.lerp(current, 1 - kept)
+
+    return average
 
 
 def _precision(device: torch.device) -> Any:

@@ -14,9 +14,12 @@ class Preset:
     width, depth, num_heads
         Of the network.
     learning_rate, weight_decay, batch_size
-        Of AdamW; the rate rises over `warmup` steps and stays.
+        Of AdamW; the rate rises over `warmup` steps, and then stays, or falls to zero over `epochs` on a cosine if
+        `cosine`, wherever the training stops.
     epochs
         Longest training; the length itself is chosen by leaving slides out, if `choose_length`.
+    gradient_clip
+        Largest norm of the gradient, 0 for no limit.
     ema
         Decay of the average of the weights per step, 0 for none.
     standardise
@@ -31,6 +34,8 @@ class Preset:
     batch_size: int
     epochs: int
     warmup: int
+    cosine: bool
+    gradient_clip: float
     ema: float
     standardise: bool
     choose_length: bool
@@ -47,6 +52,8 @@ PRESETS = {
         batch_size=128,
         epochs=2000,
         warmup=0,
+        cosine=False,
+        gradient_clip=0.0,
         ema=0.0,
         standardise=False,
         choose_length=False,
@@ -59,8 +66,10 @@ PRESETS = {
         learning_rate=2e-3,
         weight_decay=0.05,
         batch_size=64,
-        epochs=200,
+        epochs=150,
         warmup=50,
+        cosine=True,
+        gradient_clip=1.0,
         ema=0.99,
         standardise=True,
         choose_length=True,

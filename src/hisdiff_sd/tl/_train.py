@@ -170,10 +170,11 @@ def best_length(logs: Sequence[pd.DataFrame]) -> int:
 
     Each log has the columns ``epoch`` (from 0) and ``val_loss``.
     """
-    curve = pd.concat(logs).groupby("epoch")["val_loss"].mean().dropna()
-    # a running mean, because a single epoch may be low by luck
-    smooth = curve.rolling(5, center=True, min_periods=1).mean()
-    return int(smooth.idxmin()) + 1
+    curves = [log.set_index("epoch")["val_loss"].dropna() for log in logs]
+    # only as far as all runs went: a run that ended early was past its best
+    mean = pd.concat(curves, axis=1, join="inner").mean(axis=1)
+    # a running mean, because a single one may be low by luck
+    return int(mean.rolling(3, center=True, min_periods=1).mean().idxmin()) + 1
 
 
 def _fit_fold(

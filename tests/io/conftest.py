@@ -1,0 +1,186 @@
+"""Slides to read, to damage and to draw marks on."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import anndata as ad
+import h5py
+import numpy as np
+import pandas as pd
+import pytest
+import tifffile
+from PIL import Image
+from scipy.sparse import csr_matrix
+
+import hisdiff_sd as hd
+
+
+def write_pyramid(path: Path, image: np.ndarray, levels: int = 1, compression: str | None = "zlib") -> None:
+    """A tiled TIFF whose every level holds each second pixel of the one before."""
+    with tifffile.TiffWriter(path, bigtiff=True) as tiff:
+        for level in range(levels):
+            tiff.write(
+                image[:: 2**level, :: 2**level],
+                tile=(256, 256),
+                photometric="rgb" if image.ndim == 3 else "minisblack",
+                compression=compression,
+                subfiletype=int(level > 0),
+                metadata=None,
+            )
+
+
+def grid(width: int, height: int, pitch: float) -> np.ndarray:
+    """(n, 2) centres of a square grid inside an image."""
+    x, y = np.meshgrid(np.arange(pitch / 2, width, pitch), np.arange(pitch / 2, height, pitch))
+    return np.column_stack([x.ravel(), y.ravel()])
+
+
+@pytest.fixture(scope="session")
+def make_slide(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Write one HEST slide "M1" around an image: 200 px (= um) between the spots of a grid, three genes."""
+
+    def make(image: np.ndarray, *, levels: int = 1, compression: str | None = "zlib") -> Path:
+        root = tmp_path_factory.mktemp("made") / "hest"
+        for folder in ("wsis", "st", "metadata"):
+            (root / folder).mkdir(parents=True)
+        write_pyramid(root / "wsis" / "M1.tif", image, levels, compression)
+        xy = grid(image.shape[1], image.shape[0], 200)
+        counts = np.random.default_rng(0).poisson(3, (len(xy), 3)).astype(np.float32)
+        obs = pd.DataFrame(index=[f"{i:03d}x001" for i in range(len(xy))])
+        table = ad.AnnData(csr_matrix(counts), obs, pd.DataFrame(index=["A1", "B2", "C3"]), obsm={"spatial": xy})
+        table.write_h5ad(root / "st" / "M1.h5ad")
+        record = {"id": "M1", "st_technology": "Spatial Transcriptomics", "pixel_size_um_estimated": 1.0}
+        (root / "metadata" / "M1.json").write_text(json.dumps(record))
+        return root
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def tiny_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two small synthetic slides, T1 and T2. Read only."""
+    out = tmp_path_factory.mktemp("tiny") / "hest"
+    return hd.datasets.synthetic(out, slides=("T1", "T2"), size_um=(1100.0, 900.0), mpp=1.0, n_genes=12, seed=3)
+
+
+@pytest.fixture
+def root(tiny_root: Path, tmp_path: Path) -> Path:
+    """A copy of the small slides, to damage."""
+    return Path(shutil.copytree(tiny_root, tmp_path / "hest"))
+
+
+@pytest.fixture(scope="session")
+def snapshot() -> Callable[[Path], dict[str, str]]:
+    """A function that says what lies under a folder: names and hashes of all files, hidden ones included."""
+
+    def look(folder: Path) -> dict[str, str]:
+        return {
+            str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() if p.is_file() else "folder"
+            for p in sorted(folder.rglob("*"))
+        }
+
+    return look
+
+
+@pytest.fixture
+def edit_counts(root: Path) -> Callable[..., None]:
+    """A function that lets another one change the counts of T1 and writes what it returns."""
+
+    def edit(change: Callable[[ad.AnnData], object]) -> None:
+        path = root / "st" / "T1.h5ad"
+        table = ad.read_h5ad(path)
+        changed = change(table)
+        (changed if isinstance(changed, ad.AnnData) else table).write_h5ad(path)
+
+    return edit
+
+
+@pytest.fixture
+def edit_metadata(root: Path) -> Callable[..., None]:
+    """A function that changes entries of the metadata of T1, in the JSON file and the table of all slides."""
+
+    def edit(**values: object) -> None:
+        path = root / "metadata" / "T1.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | values))
+        (csv,) = root.glob("HEST_v*.csv")
+        rows = pd.read_csv(csv, encoding="utf-8-sig").astype(object)
+        for key, value in values.items():
+            rows.loc[rows["id"] == "T1", key] = value
+        rows.to_csv(csv, index=False, encoding="utf-8-sig")
+
+    return edit
+
+
+def write_10x(path: Path, counts: np.ndarray, barcodes: Sequence[str], genes: Sequence[str]) -> None:
+    """A count matrix in the HDF5 format of 10x Genomics: genes x spots, compressed by column."""
+    matrix = csr_matrix(counts)  # spots x genes by row is genes x spots by column
+    with h5py.File(path, "w") as file:
+        group = file.create_group("matrix")
+        group["barcodes"] = np.array(barcodes, "S")
+        group["data"], group["indices"], group["indptr"] = matrix.data.astype(np.int32), matrix.indices, matrix.indptr
+        group["shape"] = np.array(counts.shape[::-1], np.int32)
+        group["features/id"] = np.array([f"ENSG{i:011d}" for i in range(len(genes))], "S")
+        group["features/name"] = np.array(genes, "S")
+        group["features/feature_type"] = np.array(["Gene Expression"] * len(genes), "S")
+        group["features/genome"] = np.array(["GRCh38"] * len(genes), "S")
+
+
+class SpaceRanger:
+    """A small ``outs`` folder and the truth behind it: 40 spots on a hexagonal grid of 50 px, so 2 um per px."""
+
+    def __init__(self, folder: Path) -> None:
+        rng = np.random.default_rng(4)
+        rows, columns = np.divmod(np.arange(40), 5)
+        self.xy = np.column_stack([60 + 50.0 * columns + 25 * (rows % 2), 70 + 25 * np.sqrt(3) * rows])
+        self.barcodes = [f"{''.join(rng.choice(list('ACGT'), 16))}-1" for _ in self.xy]
+        self.genes = ["ERBB2", "TBCE", "CD3E", "TBCE"]
+        self.counts = rng.poisson(4, (40, 4))
+        self.pixels = rng.integers(0, 255, (520, 400, 3), dtype=np.uint8)
+        self.outs = folder / "P7" / "outs"
+        self.spatial = self.outs / "spatial"
+        self.spatial.mkdir(parents=True)
+        self.image = folder / "section.tif"
+        self.write()
+
+    def write(self) -> None:
+        """Write all files anew."""
+        write_10x(self.outs / "filtered_feature_bc_matrix.h5", self.counts, self.barcodes, self.genes)
+        self.write_positions("tissue_positions.csv", header=True)
+        factors = {
+            "spot_diameter_fullres": 32.5,
+            "fiducial_diameter_fullres": 50.0,
+            "tissue_hires_scalef": 0.5,
+            "tissue_lowres_scalef": 0.1,
+        }
+        (self.spatial / "scalefactors_json.json").write_text(json.dumps(factors))
+        small = Image.fromarray(self.pixels)
+        small.resize((200, 260)).save(self.spatial / "tissue_hires_image.png")
+        small.resize((40, 52)).save(self.spatial / "tissue_lowres_image.png")
+        write_pyramid(self.image, self.pixels)
+
+    def write_positions(self, name: str, *, header: bool) -> None:
+        """Positions in another order than the counts, with spots that are not under tissue."""
+        frame = pd.DataFrame(
+            {
+                "in_tissue": 1,
+                "array_row": np.arange(40),
+                "array_col": np.arange(40),
+                "pxl_row_in_fullres": self.xy[:, 1],
+                "pxl_col_in_fullres": self.xy[:, 0],
+            },
+            index=pd.Index(self.barcodes, name="barcode"),
+        )
+        off = frame.iloc[:3].assign(in_tissue=0).set_axis([f"{b[:-2]}X-1" for b in self.barcodes[:3]])
+        shuffled = pd.concat([frame, off]).sample(frac=1, random_state=1)
+        shuffled.rename_axis("barcode").to_csv(self.spatial / name, header=header)
+
+
+@pytest.fixture
+def space_ranger(tmp_path: Path) -> SpaceRanger:
+    """Output of Space Ranger, to read and to damage."""
+    return SpaceRanger(tmp_path)
