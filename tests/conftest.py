@@ -19,9 +19,15 @@ from hisdiff_sd.tiles import nearest
 if TYPE_CHECKING:
     from spatialdata import SpatialData
 
-if "OMP_NUM_THREADS" in os.environ:
-    # numba, which scanpy uses, would set torch's threads back to all cores
-    os.environ.setdefault("NUMBA_NUM_THREADS", os.environ["OMP_NUM_THREADS"])
+
+@pytest.fixture(scope="session", autouse=True)
+def _threads() -> None:
+    """Keep torch at its threads: numba, which scanpy uses, sets them to all cores when it starts."""
+    import numba
+
+    wanted = torch.get_num_threads()
+    numba.get_num_threads()
+    torch.set_num_threads(wanted)
 
 
 @pytest.fixture(scope="session")

@@ -126,10 +126,10 @@ def _tuned(slides: Sequence[SlideInputs], y: np.ndarray) -> tuple[Linear, np.nda
         oof = np.empty((len(PENALTIES), *y.shape))
         for fit, left_out in _folds(slides):
             oof[:, left_out] = _path(x[fit], y[fit], x[left_out])
-        errors = ((oof.clip(0) - y) ** 2).mean((1, 2))
-        at = int(errors.argmin())
+        errors = [float(((predicted.clip(0) - y) ** 2).mean()) for predicted in oof]
+        at = int(np.argmin(errors))
         if best is None or errors[at] < best[0]:
-            best = (float(errors[at]), features, PENALTIES[at], oof[at])
+            best = (errors[at], features, PENALTIES[at], oof[at])
     assert best is not None
     _, features, penalty, predicted = best
     x = np.concatenate([feature_matrix(s, features) for s in slides])
@@ -154,11 +154,11 @@ def _standard(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _folds(slides: Sequence[SlideInputs]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Rows to fit on and rows to judge on: a slide left out each time, or stripes of the only slide."""
+    """Rows to fit on and rows to judge on: a slide left out each time, or stripes across the longer side of the only slide."""
     if len(slides) > 1:
         group = np.repeat(np.arange(len(slides)), [s.n for s in slides])
     else:
-        height = slides[0].xy[:, 1]
-        group = np.searchsorted(np.quantile(height, np.linspace(0, 1, _STRIPES + 1)[1:-1]), height)
+        along = slides[0].xy[:, np.ptp(slides[0].xy, axis=0).argmax()]
+        group = np.searchsorted(np.quantile(along, np.linspace(0, 1, _STRIPES + 1)[1:-1]), along)
     for g in np.unique(group):
         yield np.flatnonzero(group != g), np.flatnonzero(group == g)

@@ -62,7 +62,7 @@ def test_the_source_is_not_changed():
 )
 def test_one_bad_value_is_found_wherever_it_stands(counts, value, place, kind):
     counts[place] = value
-    with pytest.raises(HisDiffError, match="the file: 1 counts are (NaN or infinite|negative)"):
+    with pytest.raises(HisDiffError, match=r"the file: 1 counts are (NaN or infinite|negative)"):
         clean_counts(table(kind(counts), list("ABC")), "the file")
 
 

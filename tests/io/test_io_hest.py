@@ -211,7 +211,9 @@ def test_duplicated_genes_are_summed_and_reported(root, edit_counts):
     names = list(before.columns)
     with pytest.warns(HisDiffWarning, match=f"2 gene names occur more than once .*{names[0]}.*summed") as caught:
         slide = hd.io.hest(root, "T1")
-    assert [w.filename for w in caught if issubclass(w.category, UserWarning)] == [__file__]  # one warning, where the user called
+    assert [w.filename for w in caught if issubclass(w.category, UserWarning)] == [
+        __file__
+    ]  # one warning, where the user called
     assert slide.attrs["hisdiff_sd"]["qc"]["duplicated_genes"] == sorted(names[:2])
     table = slide["table"].to_df()
     assert list(table.columns) == names[:9]

@@ -62,7 +62,9 @@ def assert_same(a, b) -> None:
     assert set(a.coordinate_systems) == set(b.coordinate_systems)
     for level in a["he"].children:
         np.testing.assert_array_equal(a["he"][level].image.to_numpy(), b["he"][level].image.to_numpy())
-    pd.testing.assert_frame_equal(pd.DataFrame(a["spots"].drop(columns="geometry")), b["spots"].drop(columns="geometry"))
+    pd.testing.assert_frame_equal(
+        pd.DataFrame(a["spots"].drop(columns="geometry")), b["spots"].drop(columns="geometry")
+    )
     assert (a["spots"].geometry == b["spots"].geometry).all()
     for name in a.tables:
         assert_same_table(a[name], b[name])
@@ -169,7 +171,9 @@ def test_a_slide_of_a_store_is_written_to_another(store, tmp_path):
 def test_elements_of_other_tools_are_kept(slide, tmp_path):
     sdata = slide.subset([name for _, name, _ in slide.gen_elements()])
     sdata.labels["nuclei"] = Labels2DModel.parse(np.arange(12, dtype=np.int32).reshape(3, 4), dims=("y", "x"))
-    sdata.points["transcripts"] = PointsModel.parse(pd.DataFrame({"x": [1.0, 2.0], "y": [3.0, 4.0], "gene": ["A", "B"]}))
+    sdata.points["transcripts"] = PointsModel.parse(
+        pd.DataFrame({"x": [1.0, 2.0], "y": [3.0, 4.0], "gene": ["A", "B"]})
+    )
     outline = geopandas.GeoDataFrame(geometry=[shapely.box(0, 0, 9, 9)])
     sdata.shapes["tissue"] = ShapesModel.parse(outline)
     clusters = table_of(sdata, 5)[:7].copy()
@@ -332,7 +336,9 @@ def test_a_table_that_cannot_be_written_changes_nothing(store, monkeypatch, wher
         write_table(sdata, "extra", table_of(sdata, 1))
     before = snapshot(store)
     monkeypatch.setattr(f"hisdiff_sd.io._store.{where}", full_disk)
-    with pytest.raises(HisDiffError, match=r"writing table 'extra' into .*T1\.zarr failed .*No space.*store is as it was"):
+    with pytest.raises(
+        HisDiffError, match=r"writing table 'extra' into .*T1\.zarr failed .*No space.*store is as it was"
+    ):
         write_table(sdata, "extra", table_of(sdata, 2), overwrite=overwrite)
     monkeypatch.undo()
     assert snapshot(store) == before

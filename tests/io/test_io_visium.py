@@ -14,10 +14,10 @@ import hisdiff_sd as hd
 from hisdiff_sd._errors import HisDiffError, HisDiffWarning, MissingFileError
 
 
-def read(space_ranger, **options):
+def read(space_ranger, path=None, image=None, **options):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", HisDiffWarning)
-        return hd.io.visium(space_ranger.outs, options.pop("image", space_ranger.image), **options)
+        return hd.io.visium(path or space_ranger.outs, image or space_ranger.image, **options)
 
 
 @pytest.fixture
@@ -26,9 +26,8 @@ def refused(space_ranger, snapshot):
 
     def check(*words, error=HisDiffError, path=space_ranger.outs, image=space_ranger.image, **options):
         before = snapshot(space_ranger.outs.parents[1])
-        with warnings.catch_warnings(), pytest.raises(error) as caught:
-            warnings.simplefilter("ignore", HisDiffWarning)
-            hd.io.visium(path, image, **options)
+        with pytest.raises(error) as caught:
+            read(space_ranger, path=path, image=image, **options)
         message = str(caught.value)
         assert not [w for w in words if w not in message], message
         assert snapshot(space_ranger.outs.parents[1]) == before

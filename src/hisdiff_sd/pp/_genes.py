@@ -115,12 +115,12 @@ def _highly_variable(table: AnnData) -> set[str]:
     kept = table[:, ~_controls(table)]
     counts = AnnData(X=kept.X.copy(), var=pd.DataFrame(index=kept.var_names))
     sc.pp.filter_genes(counts, min_cells=1)
-    sc.pp.normalize_total(counts)
-    sc.pp.log1p(counts)
     if counts.n_vars <= _N_VARIABLE:
         return set(counts.var_names)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+        warnings.simplefilter("ignore")  # of spots without counts
+        sc.pp.normalize_total(counts)
+        sc.pp.log1p(counts)
         sc.pp.highly_variable_genes(counts, n_top_genes=_N_VARIABLE)
     return set(counts.var_names[counts.var["highly_variable"]])
 
