@@ -15,8 +15,8 @@ from spatialdata.models import Image2DModel
 from spatialdata.transformations import Identity, set_transformation
 
 import hisdiff_sd as hd
+from hisdiff_sd._data import rows_of, slide_inputs
 from hisdiff_sd._errors import HisDiffError, HisDiffWarning
-from hisdiff_sd.tl._data import rows_of, slide_inputs
 
 
 class Pixels:

@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from hisdiff_sd import _keys as keys
+from hisdiff_sd._data import measured, rows_of
 from hisdiff_sd._errors import HisDiffError, check_one_of
 from hisdiff_sd._provenance import get_provenance
 from hisdiff_sd._shapes import slide_shapes
 from hisdiff_sd._thumbnail import thumbnail_of
 from hisdiff_sd.io._store import slide_attrs
 from hisdiff_sd.metrics import pcc
-from hisdiff_sd.tl._data import measured, rows_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -8,12 +8,12 @@ import numpy as np
 import pandas as pd
 
 from hisdiff_sd import _keys as keys
+from hisdiff_sd._data import measured, rows_of
 from hisdiff_sd._errors import HisDiffError, HisDiffWarning
 from hisdiff_sd._provenance import get_provenance
 from hisdiff_sd.io._store import slide_attrs
 from hisdiff_sd.metrics import scores
 from hisdiff_sd.pp._genes import check_genes
-from hisdiff_sd.tl._data import measured, rows_of
 from hisdiff_sd.tl._predict import model_inputs, predict, resolve_model
 
 if TYPE_CHECKING:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hisdiff_sd import _keys as keys
+from hisdiff_sd._data import measured, slide_inputs, spot_pitch_um
 from hisdiff_sd._errors import HisDiffError
 from hisdiff_sd._inputs import Measured, SlideInputs
 from hisdiff_sd._open import open_slide, slide_name
@@ -15,7 +16,6 @@ from hisdiff_sd._provenance import get_provenance
 from hisdiff_sd.io._store import slide_attrs
 from hisdiff_sd.pp._embed import embed
 from hisdiff_sd.pp._genes import check_genes, select_genes, warn_empty_genes
-from hisdiff_sd.tl._data import measured, slide_inputs, spot_pitch_um
 
 if TYPE_CHECKING:
     from spatialdata import SpatialData

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from hisdiff_sd import _keys as keys
+from hisdiff_sd._data import slide_inputs, spot_pitch_um
 from hisdiff_sd._device import resolve_device
 from hisdiff_sd._errors import HisDiffError, HisDiffWarning
 from hisdiff_sd._inputs import SlideInputs
@@ -18,7 +19,6 @@ from hisdiff_sd.io._slide import dress_table, parse_table, spatial_uns
 from hisdiff_sd.io._store import slide_attrs, write_table
 from hisdiff_sd.pp._embed import embed
 from hisdiff_sd.tiles import TileProtocol
-from hisdiff_sd.tl._data import slide_inputs, spot_pitch_um
 
 if TYPE_CHECKING:
     from anndata import AnnData
