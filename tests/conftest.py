@@ -125,9 +125,7 @@ def _standard(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def _inputs(sdata: SpatialData) -> SlideInputs:
     xy = np.asarray(sdata["table"].obsm["spatial"])
-    return SlideInputs(
-        "", sdata["table"].obs_names, xy, sdata["spots_morphology"].X, nearest(xy, 9), nearest(xy, 49)
-    )
+    return SlideInputs("", sdata["table"].obs_names, xy, sdata["spots_morphology"].X, nearest(xy, 9), nearest(xy, 49))
 
 
 @pytest.fixture(scope="session")

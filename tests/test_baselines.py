@@ -23,7 +23,9 @@ def a_slide(n: int = 80, seed: int = 0, shift: float = 0.0) -> SlideInputs:
     rng = np.random.default_rng(seed)
     xy = rng.uniform(0, 1000, (n, 2))
     embedding = (rng.normal(size=(n, DIM)) + shift).astype(np.float32)
-    return SlideInputs(f"S{seed}", pd.Index([f"b{i}" for i in range(n)]), xy, embedding, nearest(xy, 9), nearest(xy, 49))
+    return SlideInputs(
+        f"S{seed}", pd.Index([f"b{i}" for i in range(n)]), xy, embedding, nearest(xy, 9), nearest(xy, 49)
+    )
 
 
 def measure(slide: SlideInputs, what: str = "spot", noise: float = 0.0, seed: int = 0) -> Measured:

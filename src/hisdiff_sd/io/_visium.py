@@ -6,10 +6,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
-from scipy.spatial import cKDTree
 
 from hisdiff_sd._errors import HisDiffError, MissingFileError
-from hisdiff_sd.io._slide import SlideParts, assemble, check_mpp, check_positions
+from hisdiff_sd.io._slide import SlideParts, assemble, check_mpp, check_positions, pitch_px
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -126,8 +125,7 @@ def _read_space_ranger(root: Path, counts_path: Path) -> AnnData:
 def _pixel_size_of_grid(xy: np.ndarray, root: Path) -> float:
     if len(xy) < 7:
         raise HisDiffError(f"{root}: {len(xy)} spots are too few to measure the pixel size from; give mpp=")
-    distance, _ = cKDTree(xy).query(xy, k=2)
-    pitch_px = float(np.median(distance[:, 1]))
-    if pitch_px <= 0:
+    pitch = pitch_px(xy)
+    if pitch <= 0:
         raise HisDiffError(f"{root}: neighbouring spots lie on one point; give mpp= and check the tissue positions")
-    return PITCH_UM / pitch_px
+    return PITCH_UM / pitch

@@ -61,11 +61,12 @@ def expression(
     Raises
     ------
     HisDiffError
-        If there is no such prediction or gene.
+        If there is no such element or gene.
     """
     from matplotlib.figure import Figure
 
     check_one_of(key, sdata.tables, "table")
+    check_one_of(image_key, sdata.images, "image")
     prediction = sdata.tables[key]
     check_one_of(gene, prediction.var_names, f"gene in {key!r}")
     record = get_provenance(prediction)

@@ -16,7 +16,6 @@ import numpy as np
 import pandas as pd
 import torch
 from lightning.pytorch.callbacks import EarlyStopping, LambdaCallback, ModelCheckpoint, WeightAveraging
-from lightning.pytorch.loggers import CSVLogger
 from torch.utils.data import DataLoader, TensorDataset
 
 from hisdiff_sd._inputs import Measured, SlideInputs
@@ -26,6 +25,7 @@ from hisdiff_sd.nn import GaussianDiffusion, HisDiffNetwork
 from hisdiff_sd.tl._presets import Preset
 
 _VALIDATION_DRAWS = 8
+_CHECKPOINT = Path("last.ckpt")
 _CHECKPOINT_EPOCHS = 10
 _JUDGEMENTS = 30  # times a held-out slide is judged in a run
 _PATIENCE = 8  # judgements without a better one after which a run ends
@@ -93,6 +93,9 @@ class HisDiffModule(L.LightningModule):
         self.spots, self.held_out = spots, held_out
         self.preset = preset
         self.diffusion = GaussianDiffusion()
+        self.history: list[dict[str, float]] = []
+        self._errors: list[torch.Tensor] = []
+        self._judged: float = math.nan
 
     def on_fit_start(self) -> None:
         """Move the data to where the network is."""
@@ -109,7 +112,7 @@ class HisDiffModule(L.LightningModule):
         noisy = self.diffusion.q_sample(y, t, noise)
         output = self.network(noisy, t, *self.spots.context(rows))
         loss = self.diffusion.training_loss(output.float(), y, noisy, t, noise)
-        self.log("train_loss", loss.mse.mean(), on_step=False, on_epoch=True, batch_size=len(rows))
+        self._errors.append(loss.mse.mean().detach())
         return loss.loss.mean()
 
     def validation_step(self, batch: Sequence[torch.Tensor], batch_idx: int) -> None:
@@ -128,6 +131,24 @@ class HisDiffModule(L.LightningModule):
             output = self.network.denoise(self.diffusion.q_sample(y, t, noise), t, condition)
             errors.append(((output[:, :1].float() - noise) ** 2).mean())
         self.log("val_loss", torch.stack(errors).mean(), batch_size=len(rows))
+
+    def on_validation_epoch_end(self) -> None:
+        """Keep the held-out loss for the history."""
+        self._judged = float(self.trainer.callback_metrics["val_loss"])
+
+    def on_train_epoch_end(self) -> None:
+        """Add a row to the history."""
+        error = float(torch.stack(self._errors).mean())
+        self.history.append({"epoch": self.current_epoch, "train_loss": error, "val_loss": self._judged})
+        self._errors, self._judged = [], math.nan
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """The history goes on where a run goes on."""
+        checkpoint["history"] = self.history
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take up the history of the run that was interrupted."""
+        self.history = list(checkpoint["history"])
 
     def configure_optimizers(self) -> Any:
         """AdamW; the rate rises linearly over the first steps, then falls over the preset's epochs if it says so."""
@@ -150,7 +171,7 @@ class Run:
     Attributes
     ----------
     folder
-        Gets ``last.ckpt`` (from which an interrupted run goes on) and ``log.csv``.
+        Gets ``last.ckpt``, from which an interrupted run goes on.
     epochs
         Number of epochs.
     preset
@@ -177,10 +198,16 @@ def fit(run: Run, network: HisDiffNetwork, spots: SpotTensors, held_out: SpotTen
     generator = torch.Generator().manual_seed(run.seed)
     batches = DataLoader(_rows(len(spots)), batch_size=run.preset.batch_size, shuffle=True, generator=generator)
     judged = None if held_out is None else DataLoader(_rows(len(held_out)), batch_size=256)
-    last = run.folder / "last.ckpt"
+    last = run.folder / _CHECKPOINT
     every = max(1, min(_CHECKPOINT_EPOCHS, run.epochs))
     callbacks: list[L.Callback] = [
-        ModelCheckpoint(run.folder, save_last=True, save_top_k=0, every_n_epochs=every, save_on_train_epoch_end=True)
+        ModelCheckpoint(
+            run.folder,
+            filename=_CHECKPOINT.stem,
+            enable_version_counter=False,
+            every_n_epochs=every,
+            save_on_train_epoch_end=True,
+        )
     ]
     if run.preset.ema:
         callbacks.append(WeightAveraging(use_buffers=False, avg_fn=_moving_average(run.preset.ema)))
@@ -195,8 +222,7 @@ def fit(run: Run, network: HisDiffNetwork, spots: SpotTensors, held_out: SpotTen
             max_epochs=run.epochs,
             gradient_clip_val=run.preset.gradient_clip or None,
             callbacks=callbacks,
-            logger=CSVLogger(run.folder, name="", version="log"),
-            log_every_n_steps=1,
+            logger=False,
             check_val_every_n_epoch=max(1, run.epochs // _JUDGEMENTS),
             num_sanity_val_steps=0,
             enable_progress_bar=False,
@@ -205,8 +231,7 @@ def fit(run: Run, network: HisDiffNetwork, spots: SpotTensors, held_out: SpotTen
         with torch.random.fork_rng(devices=[run.device] if run.device.type == "cuda" else []):
             torch.manual_seed(run.seed)
             trainer.fit(module, batches, judged, ckpt_path=last if last.exists() else None, weights_only=True)
-    log = pd.read_csv(run.folder / "log" / "metrics.csv")
-    return log.groupby("epoch").first().drop(columns="step", errors="ignore").reset_index()
+    return pd.DataFrame(module.history)
 
 
 def _rows(n: int) -> TensorDataset:
