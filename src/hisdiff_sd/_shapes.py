@@ -43,8 +43,6 @@ def slide_shapes(sdata: SpatialData, shapes_key: str) -> Shapes:
     if shapes_key not in sdata.shapes:
         raise HisDiffError(f"no shapes {shapes_key!r}; shapes here: {', '.join(map(repr, sdata.shapes)) or 'none'}")
     frame = sdata.shapes[shapes_key]
-    if not len(frame):
-        raise HisDiffError(f"shapes {shapes_key!r} are empty; there is no spot to work on")
     if "radius" not in frame:
         raise HisDiffError(f"shapes {shapes_key!r} are not circles (no radius); spots are needed")
     xy = np.column_stack([frame.geometry.x, frame.geometry.y])

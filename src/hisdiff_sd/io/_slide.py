@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from spatialdata import SpatialData
 
 _MOST_OUTSIDE = 0.05
-_FEWEST_FOR_PITCH = 7
+FEWEST_FOR_PITCH = 7
 
 
 @dataclass
@@ -185,7 +185,7 @@ def _inside(
 
 def _check_pitch(parts: SlideParts, xy: np.ndarray, found: dict[str, Any]) -> None:
     """Compare the measured spot pitch with the declared one: the surest check of the pixel size."""
-    if parts.spot_pitch_um is None or len(xy) < _FEWEST_FOR_PITCH:
+    if parts.spot_pitch_um is None or len(xy) < FEWEST_FOR_PITCH:
         return
     measured = pitch_px(xy) * parts.mpp
     found["measured_pitch_um"] = measured

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from hisdiff_sd._errors import HisDiffError, MissingFileError
-from hisdiff_sd.io._slide import SlideParts, assemble, check_mpp, check_positions, pitch_px
+from hisdiff_sd.io._slide import FEWEST_FOR_PITCH, SlideParts, assemble, check_mpp, check_positions, pitch_px
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -123,7 +123,7 @@ def _read_space_ranger(root: Path, counts_path: Path) -> AnnData:
 
 
 def _pixel_size_of_grid(xy: np.ndarray, root: Path) -> float:
-    if len(xy) < 7:
+    if len(xy) < FEWEST_FOR_PITCH:
         raise HisDiffError(f"{root}: {len(xy)} spots are too few to measure the pixel size from; give mpp=")
     pitch = pitch_px(xy)
     if pitch <= 0:

@@ -18,6 +18,7 @@ import torch
 from lightning.pytorch.callbacks import EarlyStopping, LambdaCallback, ModelCheckpoint, WeightAveraging
 from torch.utils.data import DataLoader, TensorDataset
 
+from hisdiff_sd._device import flushed_denormals
 from hisdiff_sd._inputs import Measured, SlideInputs
 from hisdiff_sd._progress import progress
 from hisdiff_sd.model import Scalers
@@ -213,7 +214,7 @@ def fit(run: Run, network: HisDiffNetwork, spots: SpotTensors, held_out: SpotTen
         callbacks.append(WeightAveraging(use_buffers=False, avg_fn=_moving_average(run.preset.ema)))
     if judged is not None:
         callbacks.append(EarlyStopping("val_loss", patience=_PATIENCE))
-    with _quiet(), progress(f"training, {run.title}", run.epochs) as advance:
+    with _quiet(), flushed_denormals(), progress(f"training, {run.title}", run.epochs) as advance:
         callbacks.append(LambdaCallback(on_train_epoch_end=lambda *_: advance(1)))
         trainer = L.Trainer(
             accelerator="gpu" if run.device.type == "cuda" else run.device.type,
