@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from enum import StrEnum
 from pathlib import Path
@@ -75,21 +76,28 @@ def demo(
     """
     from hisdiff_sd._demo import run_demo
 
-    report = run_demo(
-        out,
-        hest=hest,
-        test=test,
-        encoder=encoder.value,
-        weights=weights,
-        target=target.value,
-        seed=seed,
-        say=typer.echo,
-    )
+    try:
+        report = run_demo(
+            out,
+            hest=hest,
+            test=test,
+            encoder=encoder.value,
+            weights=weights,
+            target=target.value,
+            seed=seed,
+            say=typer.echo,
+        )
+    except KeyboardInterrupt:
+        # caught here because typer keeps it from `main`
+        typer.secho("Stopped. Run the same command again to go on.", err=True)
+        raise typer.Exit(130) from None
     typer.echo(f"\nReport: {report}")
 
 
 def main() -> None:
     """Run the command line; errors of the package are one line, without a traceback."""
+    # threads that wait for each other by spinning crawl on a machine that does other work too; read when torch is loaded
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     logging.getLogger("hisdiff_sd").setLevel(logging.INFO)
     try:
@@ -97,9 +105,6 @@ def main() -> None:
     except HisDiffError as error:
         typer.secho(f"Error: {error}", fg="red", err=True)
         sys.exit(1)
-    except KeyboardInterrupt:
-        typer.secho("Stopped. Run the same command again to go on.", err=True)
-        sys.exit(130)
 
 
 if __name__ == "__main__":

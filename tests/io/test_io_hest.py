@@ -120,6 +120,22 @@ def test_squidpy_finds_the_image_and_its_scale(slide):
     np.testing.assert_array_equal(table.obsm["spatial"], np.column_stack([spots.geometry.x, spots.geometry.y]))
 
 
+def test_squidpy_draws_the_slide(slide):
+    import matplotlib as mpl
+    import squidpy as sq
+
+    mpl.use("Agg")
+    gene = slide["table"].var_names[0]
+    axes = sq.pl.spatial_scatter(slide["table"], color=gene, return_ax=True)
+    assert axes.images  # the H&E
+    # each spot is drawn on the pixel of the image that it lies on
+    boxes = [path.get_extents() for path in axes.collections[0].get_paths()]
+    centres = [((box.x0 + box.x1) / 2, (box.y0 + box.y1) / 2) for box in boxes]
+    np.testing.assert_allclose(centres, slide["table"].obsm["spatial"] * 1000 / 1364, atol=0.5)
+    np.testing.assert_allclose([box.width for box in boxes], 100 / 1.1 * 1000 / 1364, rtol=0.01)
+    mpl.pyplot.close("all")
+
+
 def test_the_estimated_pixel_size_is_trusted_whatever_others_say(root, edit_metadata):
     edit_metadata(pixel_size_um_embedded=10.0, magnification="40x")
     tag = tifffile.TiffFile(root / "wsis" / "T1.tif").pages[0].tags["XResolution"].value

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import json
 import shutil
 import subprocess
 import sys
@@ -16,14 +15,14 @@ import pandas as pd
 import pytest
 import shapely
 import spatialdata
+from filelock import FileLock, Timeout
 from scipy.sparse import issparse
 from spatialdata.models import Labels2DModel, PointsModel, ShapesModel, TableModel
 
 import hisdiff_sd as hd
-from hisdiff_sd._errors import HisDiffError, MissingFileError
-from hisdiff_sd._open import open_slide
+from hisdiff_sd._errors import HisDiffError
 from hisdiff_sd.io import _atomic
-from hisdiff_sd.io._store import slide_attrs, write_table
+from hisdiff_sd.io._store import write_table
 
 
 @pytest.fixture(scope="module")
@@ -355,41 +354,7 @@ def test_a_store_that_is_gone(store):
     assert not store.exists()
 
 
-# moves
-
-
-def folders(tmp_path: Path) -> tuple[Path, Path]:
-    """A new folder in a stage, and an old one."""
-    new, old = tmp_path / "stage" / "x", tmp_path / "x"
-    for folder, text in ((new, "new"), (old, "old")):
-        folder.mkdir(parents=True)
-        (folder / "file").write_text(text)
-    return new, old
-
-
-@pytest.mark.parametrize("exchange", [True, False])
-def test_move_in_replaces_with_and_without_the_exchange_of_linux(tmp_path, monkeypatch, exchange):
-    new, old = folders(tmp_path)
-    if not exchange:
-        monkeypatch.setattr(_atomic, "_exchange", lambda a, b: False)
-    _atomic.move_in(new, old)
-    assert (old / "file").read_text() == "new"
-
-
-def test_a_replacement_that_fails_half_way_is_taken_back(tmp_path, monkeypatch):
-    new, old = folders(tmp_path)
-    monkeypatch.setattr(_atomic, "_exchange", lambda a, b: False)
-    rename = _atomic.os.rename
-
-    def fails_second(a, b):
-        if Path(a) == new:
-            full_disk()
-        rename(a, b)
-
-    monkeypatch.setattr(_atomic.os, "rename", fails_second)
-    with pytest.raises(OSError, match="No space"):
-        _atomic.move_in(new, old)
-    assert (old / "file").read_text() == "old"
+# locks and stages
 
 
 def test_a_second_writer_is_told(store, monkeypatch, snapshot):
@@ -404,6 +369,25 @@ def test_a_second_writer_is_told(store, monkeypatch, snapshot):
     assert "extra" in spatialdata.read_zarr(store).tables
 
 
+@pytest.mark.parametrize("work", ["table", "store"])
+def test_the_lock_is_held_while_something_moves_in(store, slide, monkeypatch, work):
+    moved = []
+
+    def look(new, target):
+        with pytest.raises(Timeout):
+            FileLock(_atomic.scratch_folder(store) / "lock").acquire(timeout=0)
+        moved.append(target)
+        _atomic.move_in(new, target)
+
+    monkeypatch.setattr("hisdiff_sd.io._store.move_in", look)
+    if work == "table":
+        sdata = spatialdata.read_zarr(store)
+        write_table(sdata, "extra", table_of(sdata, 1))
+    else:
+        hd.io.write(slide, store, overwrite=True)
+    assert moved == [store / "tables" / "extra" if work == "table" else store]
+
+
 def test_what_a_killed_process_left_is_removed_and_what_a_living_one_builds_is_not(store):
     with _atomic.staged(store) as build:
         build.mkdir()
@@ -414,32 +398,3 @@ def test_what_a_killed_process_left_is_removed_and_what_a_living_one_builds_is_n
         assert not left.exists()
         assert build.exists()
     assert not stages(store)
-
-
-# reading
-
-
-def test_open_slide_takes_objects_and_paths(slide, written):
-    assert open_slide(slide) is slide
-    assert_same(open_slide(written), slide)
-    assert_same(open_slide(str(written)), slide)
-
-
-def test_open_slide_says_what_is_wrong_with_a_path(tmp_path):
-    with pytest.raises(MissingFileError, match=r"no store .*no\.zarr; write one with hd\.io\.write"):
-        open_slide(tmp_path / "no.zarr")
-    (tmp_path / "x.zarr").mkdir()
-    with pytest.raises(HisDiffError, match=r"x\.zarr cannot be read as a SpatialData store"):
-        open_slide(tmp_path / "x.zarr")
-
-
-def test_a_spatialdata_of_others_is_refused_with_the_way_out():
-    with pytest.raises(HisDiffError, match=r"no attrs\['hisdiff_sd'\].*hd\.io\.hest"):
-        slide_attrs(spatialdata.SpatialData())
-    with pytest.raises(HisDiffError, match="schema version 99, this version of hisdiff_sd reads 1"):
-        slide_attrs(spatialdata.SpatialData(attrs={"hisdiff_sd": {"schema": 99}}))
-
-
-def test_attributes_survive_as_they_are(written):
-    attrs = spatialdata.read_zarr(written).attrs["hisdiff_sd"]
-    assert json.loads(json.dumps(attrs, allow_nan=False)) == attrs

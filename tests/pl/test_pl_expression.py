@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import matplotlib as mpl
 import numpy as np
 import pytest
@@ -141,8 +143,6 @@ def test_a_gene_that_is_zero_everywhere_is_drawn(slide, tmp_path):
 
 
 def test_the_scale_is_that_of_the_models_target(open_store, tiny_model):
-    import dataclasses
-
     config = dataclasses.replace(tiny_model.config, target="cp10k")
     model = hd.HisDiff(tiny_model.network, config, tiny_model.scalers)
     sdata = open_store("S3")
@@ -151,7 +151,7 @@ def test_the_scale_is_that_of_the_models_target(open_store, tiny_model):
     counts = sdata["table"].to_df().loc[sdata["spots"].index]
     expected = np.log1p(counts["EPCAM"] / counts.sum(axis=1) * 1e4)
     np.testing.assert_allclose(spots_of(panels(figure)[0]).get_array(), expected)
-    assert [a.get_ylabel() for a in figure.axes if not a.images][0] == "log(1 + counts per 10,000)"
+    assert next(a.get_ylabel() for a in figure.axes if not a.images) == "log(1 + counts per 10,000)"
 
 
 def test_an_unknown_gene_is_answered_with_the_nearest(predicted):
@@ -166,7 +166,9 @@ def test_a_slide_without_a_prediction_is_refused(open_store):
         hd.pl.expression(open_store("S3"), "EPCAM", key="table")
 
 
-@pytest.mark.parametrize(("option", "message"), [("shapes_key", "no shapes 'x'"), ("image_key", "'x'.*'he'")])
+@pytest.mark.parametrize(
+    ("option", "message"), [("shapes_key", "no shapes 'x'.*'spots'"), ("image_key", "no image 'x'; there are: 'he'")]
+)
 def test_an_element_that_is_not_there_is_named(predicted, option, message):
     with pytest.raises(HisDiffError, match=message):
         hd.pl.expression(predicted, "EPCAM", **{option: "x"})
@@ -193,8 +195,11 @@ def test_spatialdata_plot_draws_a_prediction_as_it_is(predicted):
     layers = predicted.pl.render_images("he").pl.render_shapes("spots", color="EPCAM", table_name="hisdiff")
     layers.pl.show(ax=axes, coordinate_systems="global")
     assert axes.images
+    values = predicted["hisdiff"].to_df().loc[predicted["spots"].index, "EPCAM"].to_numpy()
+    bar = figure.axes[1]
+    assert bar.get_ylabel() == "EPCAM"
+    assert bar.get_ylim() == pytest.approx((values.min(), values.max()), rel=1e-5)
     (circles,) = axes.collections
-    np.testing.assert_allclose(
-        np.sort(circles.get_array()), np.sort(predicted["hisdiff"].to_df()["EPCAM"]), rtol=1e-6
-    )
+    expected = mpl.colormaps["viridis"]((values - values.min()) / np.ptp(values))
+    np.testing.assert_allclose(circles.get_facecolor(), expected, atol=0.01)
     plt.close("all")

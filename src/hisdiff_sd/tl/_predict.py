@@ -113,7 +113,8 @@ def predict(
     samples = sample_slide(
         bundle, slide, n_samples=n_samples, steps=steps, seed=seed, device=where, batch_size=batch_size
     )
-    write_table(sdata, key_added, _table(samples, slide, bundle, record, _drawing(sdata)), overwrite=True)
+    table = _table(samples, slide, bundle, record, _drawing(sdata))
+    write_table(sdata, key_added, table, overwrite=overwrite or key_added in sdata.tables)
 
 
 def resolve_model(model: HisDiff | str | Path | None) -> HisDiff:
