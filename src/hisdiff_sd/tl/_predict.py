@@ -16,7 +16,7 @@ from hisdiff_sd._inputs import SlideInputs
 from hisdiff_sd._provenance import check_provenance, get_provenance, provenance, set_provenance
 from hisdiff_sd._settings import settings
 from hisdiff_sd.io._slide import dress_table, parse_table, spatial_uns
-from hisdiff_sd.io._store import slide_attrs, write_table
+from hisdiff_sd.io._store import check_table_name, slide_attrs, write_table
 from hisdiff_sd.pp._embed import embed
 from hisdiff_sd.tiles import TileProtocol
 
@@ -88,6 +88,7 @@ def predict(
     """
     if n_samples < 1:
         raise HisDiffError(f"n_samples={n_samples} draws nothing; 1 or more are needed")
+    check_table_name(sdata, key_added)
     bundle = resolve_model(model)
     where = resolve_device(device)
     _check_slide(sdata, bundle)
