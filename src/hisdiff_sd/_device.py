@@ -67,6 +67,16 @@ def _listed() -> str:
 
 
 @contextmanager
+def threads_kept() -> Iterator[None]:
+    """Keep torch's number of threads: the first use of numba sets it to all cores, whatever the user has set."""
+    threads = torch.get_num_threads()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+@contextmanager
 def flushed_denormals() -> Iterator[None]:
     """Take numbers below 1e-38 for zero meanwhile: a processor is tens of times slower on them, and decay makes many."""
     torch.set_flush_denormal(True)

@@ -10,6 +10,7 @@ import pandas as pd
 from scipy import sparse
 
 from hisdiff_sd import _keys as keys
+from hisdiff_sd._device import threads_kept
 from hisdiff_sd._errors import HisDiffError, HisDiffWarning
 from hisdiff_sd._open import open_slide, slide_name
 
@@ -66,7 +67,8 @@ def select_genes(
         raise HisDiffError(f"n_top={n_top} leaves no genes; 300 is the published choice")
     check_genes(include, tables)
     shared = set.intersection(*(set(t.var_names[~_controls(t)]) for _, t in tables))
-    variable = set().union(*(_highly_variable(t) for _, t in tables))
+    with threads_kept():
+        variable = set().union(*(_highly_variable(t) for _, t in tables))
     candidates = sorted(variable & shared)
     if not candidates:
         raise HisDiffError(

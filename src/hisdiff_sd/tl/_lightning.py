@@ -231,8 +231,21 @@ def fit(run: Run, network: HisDiffNetwork, spots: SpotTensors, held_out: SpotTen
         )
         with torch.random.fork_rng(devices=[run.device] if run.device.type == "cuda" else []):
             torch.manual_seed(run.seed)
-            trainer.fit(module, batches, judged, ckpt_path=last if last.exists() else None, weights_only=True)
+            if not _finished(last, run.epochs, module):
+                trainer.fit(module, batches, judged, ckpt_path=last if last.exists() else None, weights_only=True)
     return pd.DataFrame(module.history)
+
+
+def _finished(checkpoint: Path, epochs: int, module: HisDiffModule) -> bool:
+    """Take up a run that had ended before something else failed: a trainer would not average its weights again."""
+    if not checkpoint.exists():
+        return False
+    stored = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    if stored["epoch"] + 1 < epochs:
+        return False
+    module.load_state_dict(stored["state_dict"])
+    module.on_load_checkpoint(stored)
+    return True
 
 
 def _rows(n: int) -> TensorDataset:

@@ -15,8 +15,10 @@ from hisdiff_sd._errors import HisDiffError, HisDiffWarning
 from hisdiff_sd._inputs import SlideInputs
 from hisdiff_sd._provenance import check_provenance, get_provenance, provenance, set_provenance
 from hisdiff_sd._settings import settings
+from hisdiff_sd._shapes import slide_shapes
 from hisdiff_sd.io._slide import dress_table, parse_table, spatial_uns
 from hisdiff_sd.io._store import check_table_name, slide_attrs, write_table
+from hisdiff_sd.nn import spaced_timesteps
 from hisdiff_sd.pp._embed import embed
 from hisdiff_sd.tiles import TileProtocol
 
@@ -88,7 +90,15 @@ def predict(
     """
     if n_samples < 1:
         raise HisDiffError(f"n_samples={n_samples} draws nothing; 1 or more are needed")
+    if batch_size is not None and batch_size < 1:
+        raise HisDiffError(f"batch_size={batch_size} denoises nothing; leave it out to have it chosen")
+    spaced_timesteps(steps)  # refuses a number of steps before any work is done
     check_table_name(sdata, key_added)
+    there = sdata.tables.get(key_added)
+    if there is not None and get_provenance(there).get("kind") != "prediction":
+        raise HisDiffError(
+            f"table {key_added!r} is no prediction and is never replaced by one; choose another key_added="
+        )
     bundle = resolve_model(model)
     where = resolve_device(device)
     _check_slide(sdata, bundle)
@@ -104,8 +114,10 @@ def predict(
         samples=n_samples,
         seed=seed,
     )
-    if key_added in sdata.tables and not overwrite and check_provenance(sdata.tables[key_added], record, key_added):
-        return
+    if there is not None and not overwrite and check_provenance(there, record, key_added):
+        if there.n_obs == slide_shapes(sdata, keys.SPOTS).n:
+            return
+        logger.warning("table %r lacks spots of the slide; it is predicted anew", key_added)
     slide = model_inputs(sdata, bundle, weights=weights, device=device)
     if n_samples < _FEWEST_FOR_TAILS:
         logger.warning("%d samples are too few for 5%% and 95%% quantiles: q05 and q95 are left out", n_samples)
@@ -114,8 +126,12 @@ def predict(
     samples = sample_slide(
         bundle, slide, n_samples=n_samples, steps=steps, seed=seed, device=where, batch_size=batch_size
     )
+    if not np.isfinite(samples).all():
+        raise HisDiffError(
+            "the model returned NaN or infinity; nothing was written: its weights are damaged, load or train it again"
+        )
     table = _table(samples, slide, bundle, record, _drawing(sdata))
-    write_table(sdata, key_added, table, overwrite=overwrite or key_added in sdata.tables)
+    write_table(sdata, key_added, table, overwrite=overwrite or there is not None)
 
 
 def resolve_model(model: HisDiff | str | Path | None) -> HisDiff:
@@ -191,7 +207,6 @@ def _check_slide(sdata: SpatialData, model: HisDiff) -> None:
 
 def _drawing(sdata: SpatialData) -> dict[str, Any]:
     """``uns["spatial"]`` for the prediction: that of the measured table, else drawn from the image."""
-    from hisdiff_sd._shapes import slide_shapes
     from hisdiff_sd._thumbnail import thumbnail_of
 
     if keys.TABLE in sdata.tables and "spatial" in sdata.tables[keys.TABLE].uns:

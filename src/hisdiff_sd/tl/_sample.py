@@ -39,7 +39,7 @@ def sample_slide(
     out = np.empty((n_samples, slide.n, model.network.n_genes), np.float32)
     spot = np.tile(np.arange(slide.n), n_samples)
     draw = np.repeat(np.arange(n_samples), slide.n)
-    size = batch_size or _BATCH.get(device.type, 256)
+    size = _BATCH.get(device.type, 256) if batch_size is None else batch_size
     with progress(f"sampling {slide.name}", len(spot)) as advance:
         for start in range(0, len(spot), size):
             rows, draws = spot[start : start + size], draw[start : start + size]

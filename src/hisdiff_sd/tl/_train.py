@@ -16,6 +16,7 @@ import pandas as pd
 
 from hisdiff_sd import _keys as keys
 from hisdiff_sd._baselines import fit_baselines
+from hisdiff_sd._bundle import check_free
 from hisdiff_sd._device import resolve_device
 from hisdiff_sd._errors import HisDiffError, check_one_of
 from hisdiff_sd._inputs import Measured, SlideInputs
@@ -96,8 +97,13 @@ def train(
     if epochs is not None and epochs < 1:
         raise HisDiffError(f"epochs={epochs} trains nothing; leave it out to have the length chosen")
     folder = None if out is None else Path(out).absolute()
-    if folder is not None and folder.exists() and not overwrite:
-        raise HisDiffError(f"{folder} exists already; give overwrite=True to replace the model, or load it")
+    if folder is not None:
+        if folder.exists() and not overwrite:
+            raise HisDiffError(f"{folder} exists already; give overwrite=True to replace the model, or load it")
+        check_free(folder, overwrite=overwrite)
+    if genes is not None and len(set(genes)) < len(genes):
+        twice = sorted({g for g in genes if list(genes).count(g) > 1})
+        raise HisDiffError(f"genes are listed more than once: {', '.join(twice[:10])}")
     where = resolve_device(device)
     data = gather(slides, genes, encoder, target, tile_um, weights, device, table_key)
     with ExitStack() as stack:
