@@ -236,7 +236,6 @@ def test_no_slides_are_refused(train):
         train([])
 
 
-@OPEN
 @pytest.mark.parametrize("how", ["str", "path", "object"])
 def test_one_slide_that_is_no_list_is_refused(train, stores, open_store, how):
     slide = {"str": str(stores["S1"]), "path": stores["S1"], "object": open_store("S1")}[how]
@@ -289,7 +288,6 @@ def test_a_model_that_is_there_is_refused_before_anything_is_done(train, stores,
     assert hd.HisDiff.load(tmp_path / "model").config.training["seed"] == 1
 
 
-@OPEN  # Lightning makes a SystemExit of it, which ends a notebook's cell without a word
 def test_an_interruption_is_passed_on(train, stores, steps):
     steps.stop_at = 2
     with pytest.raises(KeyboardInterrupt):

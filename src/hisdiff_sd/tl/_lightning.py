@@ -232,7 +232,10 @@ def fit(run: Run, network: HisDiffNetwork, spots: SpotTensors, held_out: SpotTen
         with torch.random.fork_rng(devices=[run.device] if run.device.type == "cuda" else []):
             torch.manual_seed(run.seed)
             if not _finished(last, run.epochs, module):
-                trainer.fit(module, batches, judged, ckpt_path=last if last.exists() else None, weights_only=True)
+                try:
+                    trainer.fit(module, batches, judged, ckpt_path=last if last.exists() else None, weights_only=True)
+                except SystemExit as stopped:  # what Lightning makes of Ctrl-C; it would end a notebook's kernel
+                    raise KeyboardInterrupt from stopped
     return pd.DataFrame(module.history)
 
 

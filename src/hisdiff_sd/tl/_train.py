@@ -92,6 +92,8 @@ def train(
     HisDiffError
         If there are no slides, one is given twice, or genes of the panel are missing from one (named).
     """
+    if isinstance(slides, str | Path) or hasattr(slides, "images"):
+        raise HisDiffError("slides= is one slide; give a list of slides")
     check_one_of(target, TARGETS, "target")
     settings = PRESETS[check_one_of(preset, PRESETS, "preset")]
     if epochs is not None and epochs < 1:
