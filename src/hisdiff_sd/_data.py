@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,7 @@ from hisdiff_sd import _keys as keys
 from hisdiff_sd._errors import HisDiffError
 from hisdiff_sd._inputs import Measured, SlideInputs
 from hisdiff_sd._open import slide_name
+from hisdiff_sd._provenance import failed_tiles
 from hisdiff_sd._shapes import slide_shapes
 from hisdiff_sd._targets import to_target, total_counts
 from hisdiff_sd.io._store import slide_attrs
@@ -21,26 +23,29 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from spatialdata import SpatialData
 
+logger = logging.getLogger("hisdiff_sd")
+
 
 def slide_inputs(
     sdata: SpatialData, embedding_key: str, *, near: int, wide: int, shapes_key: str = keys.SPOTS
 ) -> SlideInputs:
-    """Embeddings and context of a slide's spots, in the order of the shapes."""
+    """Embeddings and context of a slide's spots, in the order of the shapes, without those whose tile could not be read."""
     spots = slide_shapes(sdata, shapes_key)
     if embedding_key not in sdata.tables:
         listed = ", ".join(map(repr, sdata.tables)) or "none"
         raise HisDiffError(
             f"slide {slide_name(sdata)!r} has no embeddings {embedding_key!r}; tables here: {listed}; run hd.pp.embed"
         )
-    rows = rows_of(sdata.tables[embedding_key], spots.index, embedding_key)
-    if (rows < 0).any():
-        raise HisDiffError(
-            f"{embedding_key!r} lacks {int((rows < 0).sum())} of {spots.n} spots; run hd.pp.embed with overwrite=True"
-        )
-    embedding = np.asarray(sdata.tables[embedding_key].X, np.float32)[rows]
-    return SlideInputs(
-        slide_name(sdata), spots.index, spots.xy, embedding, nearest(spots.xy, near), nearest(spots.xy, wide)
-    )
+    table = sdata.tables[embedding_key]
+    rows = rows_of(table, spots.index, embedding_key)
+    here = rows >= 0
+    lacking = int((~here).sum())
+    if lacking != failed_tiles(table):
+        raise HisDiffError(f"{embedding_key!r} lacks {lacking} of {spots.n} spots; run hd.pp.embed with overwrite=True")
+    if lacking:
+        logger.warning("slide %r: %d spots whose tile could not be read are left out", slide_name(sdata), lacking)
+    embedding, xy = np.asarray(table.X, np.float32)[rows[here]], spots.xy[here]
+    return SlideInputs(slide_name(sdata), spots.index[here], xy, embedding, nearest(xy, near), nearest(xy, wide))
 
 
 def measured(table: AnnData, index: pd.Index, genes: Sequence[str], target: str, source: str) -> Measured:

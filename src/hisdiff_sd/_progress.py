@@ -1,7 +1,14 @@
 from __future__ import annotations
 
+import logging
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+
+logger = logging.getLogger("hisdiff_sd")
+
+_WARM_UP = 2  # steps that are slower than the rest
+_LONG = 60.0  # seconds
 
 
 @contextmanager
@@ -16,3 +23,39 @@ def progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task(what, total=total)
         yield lambda n: bar.advance(task, n)
+
+
+class Estimate:
+    """Says how long a work will take as soon as that can be told, if it is long.
+
+    Parameters
+    ----------
+    what
+        What is done.
+    total
+        Things to do.
+    disk
+        Bytes that the result will take.
+    """
+
+    def __init__(self, what: str, total: int, disk: int) -> None:
+        self._what, self._total, self._disk = what, total, disk
+        self._steps = self._done = 0
+        self._start = time.perf_counter()
+
+    def done(self, n: int) -> None:
+        """Say that `n` more things are done."""
+        self._steps += 1
+        self._done += n
+        if self._steps == _WARM_UP:
+            self._start, self._total, self._done = time.perf_counter(), self._total - self._done, 0
+        elif self._steps == _WARM_UP + 1 and self._done:
+            seconds = (time.perf_counter() - self._start) / self._done * self._total
+            if seconds > _LONG:
+                logger.info(
+                    "%s: about %.0f min for %d tiles, %.0f MB on disk",
+                    self._what,
+                    seconds / 60,
+                    self._total,
+                    self._disk / 1e6,
+                )

@@ -28,6 +28,11 @@ def get_provenance(table: AnnData) -> dict[str, Any]:
     return dict(table.uns.get(keys.ATTRS, {}))
 
 
+def failed_tiles(table: AnnData) -> int:
+    """Number of tiles that could not be read, whose spots an embedding or a prediction therefore lacks."""
+    return int(get_provenance(table).get("failed_tiles", 0))
+
+
 def check_provenance(table: AnnData, record: dict[str, Any], name: str) -> bool:
     """True if `table` was made as `record` says; else raise an error that names what differs."""
     found = get_provenance(table)

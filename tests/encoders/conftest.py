@@ -46,7 +46,9 @@ def build(row: EncoderRow, seed: int = 0) -> torch.nn.Module:
     import timm
 
     torch.manual_seed(seed)
-    return timm.create_model(row.timm_name, pretrained=False, **row.timm_args).eval()
+    layers = {"SwiGLUPacked": timm.layers.SwiGLUPacked, "SiLU": torch.nn.SiLU}
+    arguments = {k: layers[v] if k in ("mlp_layer", "act_layer") else v for k, v in row.timm_args.items()}
+    return timm.create_model(row.timm_name, pretrained=False, **arguments).eval()
 
 
 @pytest.fixture

@@ -86,7 +86,7 @@ def test_large_spots_give_larger_tiles_of_level_0_shrunk_with_lanczos(hest_root,
     hd.pp.embed(slide, encoder)
     for row, (x, y) in zip(slide["spots_pixels"].X, centres(slide), strict=True):
         tile = Image.fromarray(cut(pixels, x, y, 500).transpose(1, 2, 0)).resize((224, 224), Image.Resampling.LANCZOS)
-        np.testing.assert_array_equal(row, encoder.look(np.asarray(tile).transpose(2, 0, 1)))
+        np.testing.assert_allclose(row, encoder.look(np.asarray(tile).transpose(2, 0, 1)), atol=1)
 
 
 def test_physical_tiles_come_from_the_level_of_their_resolution(hest_root, pixels):
@@ -107,7 +107,7 @@ def test_physical_tiles_of_a_coarse_slide_are_enlarged(slide, pixels):
     hd.pp.embed(slide, encoder, tile_um=112)  # 101.8 px at 1.1 um per px
     for row, (x, y) in zip(slide["spots_pixels"].X, centres(slide), strict=True):
         tile = Image.fromarray(cut(pixels, x, y, 102).transpose(1, 2, 0)).resize((224, 224), Image.Resampling.BICUBIC)
-        np.testing.assert_array_equal(row, encoder.look(np.asarray(tile).transpose(2, 0, 1)))
+        np.testing.assert_allclose(row, encoder.look(np.asarray(tile).transpose(2, 0, 1)), atol=2)
 
 
 def test_an_encoder_of_another_tile_size(slide, pixels):
@@ -115,7 +115,7 @@ def test_an_encoder_of_another_tile_size(slide, pixels):
     hd.pp.embed(slide, encoder)
     x, y = centres(slide)[0]
     tile = Image.fromarray(cut(pixels, x, y, 224).transpose(1, 2, 0)).resize((64, 64), Image.Resampling.LANCZOS)
-    np.testing.assert_array_equal(slide["spots_pixels"].X[0], encoder.look(np.asarray(tile).transpose(2, 0, 1)))
+    np.testing.assert_allclose(slide["spots_pixels"].X[0], encoder.look(np.asarray(tile).transpose(2, 0, 1)), atol=1)
 
 
 def test_the_table_annotates_the_spots_and_says_how_it_was_made(slide):
@@ -135,6 +135,9 @@ def test_the_table_annotates_the_spots_and_says_how_it_was_made(slide):
         "filter": "lanczos",
         "shapes": "spots",
         "image": "he",
+        "precision": "fp32",
+        "batch_size": 32,
+        "failed_tiles": 0,
         "version": hd.__version__,
     }
     assert table.uns["hisdiff_sd"] == expected

@@ -8,7 +8,7 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from hisdiff_sd._errors import HisDiffError
-from hisdiff_sd.tiles import Context, nearest
+from hisdiff_sd.tiles import Context, nearest, within
 
 
 def brute(xy: np.ndarray, k: int) -> list[list[int]]:
@@ -160,3 +160,92 @@ def test_mean_is_taken_over_the_neighbours_that_there_are(points, k, width):
 def test_a_masked_place_counts_nothing_even_if_its_row_is_not_finite():
     context = Context(np.array([[1, 0], [1, 0]]), np.array([[True, False], [True, False]]))
     np.testing.assert_array_equal(context.mean(np.array([[np.nan], [2.0]])), [[2.0], [2.0]])
+
+
+def grid(kind: str, pitch: float, n: int = 21, jitter: float = 0.0) -> np.ndarray:
+    """A square or hexagonal grid with spots off their places by up to `jitter` pitches."""
+    col, row = np.meshgrid(np.arange(n), np.arange(n))
+    x = col + 0.5 * (row % 2) if kind == "hexagonal" else col.astype(float)
+    y = row * np.sqrt(3) / 2 if kind == "hexagonal" else row.astype(float)
+    xy = np.column_stack([x.ravel(), y.ravel()])
+    return pitch * (xy + np.random.default_rng(0).uniform(-jitter / 1.5, jitter / 1.5, xy.shape))
+
+
+@pytest.mark.parametrize(
+    ("kind", "radius", "shells"),
+    [
+        ("square", 0.0, 1),
+        ("square", 1.0, 5),
+        ("square", 1.42, 9),
+        ("square", 2.0, 13),
+        ("square", 2.83, 25),
+        ("hexagonal", 1.0, 7),
+        ("hexagonal", 1.74, 13),
+        ("hexagonal", 2.0, 19),
+        ("hexagonal", 3.0, 37),
+    ],
+)
+@pytest.mark.parametrize("jitter", [0.0, 0.03])
+def test_a_radius_takes_whole_shells(kind, radius, shells, jitter):
+    xy = grid(kind, 200.0, jitter=jitter)
+    context = within(xy, radius * 200.0)
+    middle = len(xy) // 2
+    assert context.mask[middle].sum() == shells
+    inner = (np.abs(xy - xy.mean(0)) < 5 * 200).all(1)
+    assert set(context.mask[inner].sum(1)) == {shells}
+
+
+@pytest.mark.parametrize("pitch", [100.0, 200.0])
+def test_a_radius_covers_the_same_tissue_at_any_pitch(pitch):
+    xy = grid("square", pitch, int(4200 / pitch))
+    context = within(xy, 400.0)
+    middle = len(xy) // 2
+    offset = xy[context.index[middle][context.mask[middle]]] - xy[middle]
+    assert np.abs(offset).max(0).tolist() == [400.0, 400.0]
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    xy=st.lists(st.tuples(st.integers(0, 30), st.integers(0, 30)), min_size=2, max_size=40).map(np.array),
+    radius=st.floats(0, 20),
+)
+def test_those_within_are_those_of_a_full_search(xy, radius):
+    context = within(xy, radius)
+    distance = np.linalg.norm(xy[:, None].astype(float) - xy[None], axis=2)
+    others = distance + np.where(np.eye(len(xy)), np.inf, 0)
+    limit = radius + 0.1 * np.median(others.min(1))
+    # distances on the edge itself may fall to either side
+    for i, (index, mask) in enumerate(zip(context.index, context.mask, strict=True)):
+        assert index[0] == i
+        found = set(index[mask].tolist())
+        assert len(found) == mask.sum()
+        assert (
+            set(np.flatnonzero(distance[i] < limit - 1e-9)) <= found <= set(np.flatnonzero(distance[i] <= limit + 1e-9))
+        )
+        assert (np.diff(distance[i][index[mask]][1:]) > -1e-4).all()
+        assert not index[~mask].any()
+
+
+def test_the_order_of_spots_does_not_matter_within():
+    xy = grid("hexagonal", 1.0, 7)
+    shuffled = np.random.default_rng(1).permutation(len(xy))
+    a, b = within(xy, 2.0), within(xy[shuffled], 2.0)
+    np.testing.assert_array_equal(a.mask[shuffled], b.mask)
+    np.testing.assert_array_equal(np.where(b.mask, shuffled[b.index], -1), np.where(a.mask, a.index, -1)[shuffled])
+
+
+@pytest.mark.parametrize("n", [0, 1])
+def test_one_spot_or_none_has_itself_alone(n):
+    context = within(np.zeros((n, 2)), 5.0)
+    assert context.index.shape == context.mask.shape == (n, 1)
+    assert context.mask.all()
+
+
+def test_spots_on_one_point_are_all_within():
+    assert within(np.zeros((4, 2)), 0.0).mask.sum() == 16
+
+
+@pytest.mark.parametrize("radius", [-1.0, float("nan")])
+def test_a_radius_that_is_none_is_refused(radius):
+    with pytest.raises(HisDiffError, match="is no distance"):
+        within(np.zeros((4, 2)), radius)

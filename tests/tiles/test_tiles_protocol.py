@@ -10,7 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from hisdiff_sd._errors import HisDiffError
-from hisdiff_sd.tiles import TILE_PX, TileProtocol, best_level, boxes
+from hisdiff_sd.tiles import PADDINGS, TILE_PX, TileProtocol, best_level, boxes
 
 
 @pytest.mark.parametrize(
@@ -32,28 +32,30 @@ def test_a_physical_tile_measures_what_it_says(um, mpp, diameter):
     assert TileProtocol(um).side_px(diameter, mpp) * mpp == pytest.approx(um)
 
 
-@given(um=st.floats(1, 1e30))
-@example(um=112.0)
-@example(um=112.5)
-@example(um=1 / 3 + 112)
-@example(um=1e22)
-def test_a_name_gives_the_protocol_back(um):
-    assert TileProtocol.parse(TileProtocol(um).name) == TileProtocol(um)
+@given(um=st.none() | st.floats(1, 1e30), padding=st.sampled_from(PADDINGS))
+@example(um=112.0, padding="black")
+@example(um=112.5, padding="white")
+@example(um=1 / 3 + 112, padding="reflect")
+@example(um=1e22, padding="reflect")
+def test_a_name_gives_the_protocol_back(um, padding):
+    protocol = TileProtocol(um, padding)
+    assert TileProtocol.parse(protocol.name) == protocol
 
 
 def test_names_and_filters():
     assert TileProtocol().name == "hisdiff"
     assert TileProtocol(112).name == TileProtocol(112.0).name == "112um"
     assert TileProtocol(55.5).name == "55.5um"
+    assert TileProtocol(None, "white").name == "hisdiff+white"
     assert TileProtocol.parse("hisdiff") == TileProtocol()
     assert (TileProtocol().resize_filter, TileProtocol(112).resize_filter) == ("lanczos", "bicubic")
 
 
 @pytest.mark.parametrize(
-    "name", ["", "112", "um", "112 um", "-5um", "1.2.3um", "..um", "eum", "nanum", "hisdiff2", "0.1um"]
+    "name", ["", "112", "um", "112 um", "-5um", "1.2.3um", "..um", "eum", "nanum", "hisdiff2", "0.1um", "112um+grey"]
 )
 def test_names_that_are_none(name):
-    with pytest.raises(HisDiffError, match=r"no tile protocol|no tile size"):
+    with pytest.raises(HisDiffError, match=r"no tile protocol|no tile size|no padding"):
         TileProtocol.parse(name)
 
 

@@ -15,21 +15,28 @@ from hisdiff_sd._errors import HisDiffError
 class TileEncoder(Protocol):
     """A function from tile images to vectors. Any object with these attributes can be used as an encoder.
 
-    The vector of a tile does not depend on the other tiles of its batch (to 1e-5), and calling twice gives the same.
+    The vector of a tile does not depend on the other tiles of its batch (to 1e-5 in float32), and calling twice gives
+    the same.
 
     Attributes
     ----------
     name
-        Short name, used in table names (``spots_<name>``).
+        What `hd.encoders.load` takes to load it again; used in table names (``spots_<name>``).
     dim
         Length of a tile's vector.
     tile_px
         Side of the square tile that is expected, in pixels.
     fingerprint
         SHA-256 in hex: of the tensors of an encoder with weights, else of its name, version and settings. Two encoders
-        of the same fingerprint give the same vectors.
+        of the same fingerprint give the same vectors, up to the precision they compute in.
     licence
         Licence under which the encoder may be used.
+
+    Notes
+    -----
+    The encoders of this package have two attributes more, which an encoder of your own may leave out: ``device``, the
+    `torch.device` it runs on (absent: the CPU), and ``precision``, the ``"fp32"``, ``"bf16"`` or ``"fp16"`` that it
+    computes in (absent: ``"fp32"``).
     """
 
     name: str
@@ -39,7 +46,7 @@ class TileEncoder(Protocol):
     licence: str
 
     def __call__(self, tiles: torch.Tensor) -> torch.Tensor:
-        """Embed tiles: uint8 RGB of shape (B, 3, tile_px, tile_px) to float32 of shape (B, dim) on the CPU."""
+        """Embed tiles: uint8 RGB (B, 3, tile_px, tile_px) on any device to float32 (B, dim) on the encoder's device."""
         ...
 
 

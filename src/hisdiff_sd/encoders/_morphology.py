@@ -6,16 +6,17 @@ import hashlib
 
 import torch
 
-from hisdiff_sd.encoders._base import check_tiles
+from hisdiff_sd.encoders._compute import DeviceEncoder
 from hisdiff_sd.encoders._nuclei import nuclei
 from hisdiff_sd.encoders._stains import colour, optical_density, separate_stains
 from hisdiff_sd.encoders._texture import binary_patterns, edges, octaves, pyramid
 
 _VERSION = 1  # to be raised by every change that changes a vector: stored embeddings are recognised by it
 _CHUNK = 4  # tiles worked on at once: more do not fit in a processor's cache
+_CHUNK_GPU = 64  # fewer leave a GPU idle
 
 
-class MorphologyEncoder:
+class MorphologyEncoder(DeviceEncoder):
     """Colour, texture and nuclei of an H&E tile as one vector, with no weights to fetch.
 
     Haematoxylin, eosin and the rest are unmixed by the matrix of Ruifrok and Johnston (2001). Of them the vector holds
@@ -44,18 +45,11 @@ class MorphologyEncoder:
     fingerprint = hashlib.sha256(f"morphology|{_VERSION}|{tile_px}|{dim}".encode()).hexdigest()
 
     def __init__(self, device: torch.device) -> None:
-        self._device = device
+        super().__init__(device)
 
-    def __repr__(self) -> str:
-        return f"MorphologyEncoder(dim={self.dim}, device={str(self._device)!r})"
-
-    @torch.inference_mode()
-    def __call__(self, tiles: torch.Tensor) -> torch.Tensor:
-        """Embed tiles: uint8 RGB of shape (B, 3, tile_px, tile_px) to float32 of shape (B, dim) on the CPU."""
-        check_tiles(tiles, self.tile_px, self.name)
-        if not len(tiles):
-            return torch.zeros(0, self.dim)
-        return torch.cat([_features(part.to(self._device)).cpu() for part in tiles.split(_CHUNK)])
+    def _vectors(self, tiles: torch.Tensor) -> torch.Tensor:
+        chunk = _CHUNK if self.device.type == "cpu" else _CHUNK_GPU
+        return torch.cat([_features(part) for part in tiles.split(chunk)])
 
 
 def _features(tiles: torch.Tensor) -> torch.Tensor:

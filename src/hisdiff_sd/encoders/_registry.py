@@ -1,82 +1,65 @@
-"""The encoders that can be asked for by name: a table, and the function that loads a row."""
+"""The one function that loads an encoder, by whatever name."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+import difflib
 from pathlib import Path
-from typing import Any
+
+import torch
 
 from hisdiff_sd._device import resolve_device
-from hisdiff_sd._errors import HisDiffError, check_one_of
+from hisdiff_sd._errors import HisDiffError
 from hisdiff_sd.encoders._base import TileEncoder
+from hisdiff_sd.encoders._compute import resolve_precision
+from hisdiff_sd.encoders._generic import HUB_PREFIXES, hub_row, timm_row
+from hisdiff_sd.encoders._rows import ENCODERS, EncoderRow
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
-
-
-@dataclass(frozen=True)
-class EncoderRow:
-    """One encoder: where its weights lie, how its model is built and how a tile becomes its input.
-
-    A row without `hub_id` is built in and has no weights.
-    """
-
-    name: str
-    dim: int
-    licence: str
-    tile_px: int = 224
-    hub_id: str | None = None
-    filename: str = ""
-    gated: bool = False
-    timm_name: str = ""
-    timm_args: Mapping[str, Any] = field(default_factory=dict)
-    pooling: str = "cls"
-    mean: tuple[float, float, float] = IMAGENET_MEAN
-    std: tuple[float, float, float] = IMAGENET_STD
+__all__ = ["ENCODERS", "EncoderRow", "load_encoder"]
 
 
-ENCODERS: dict[str, EncoderRow] = {
-    row.name: row
-    for row in (
-        EncoderRow(
-            name="uni",
-            dim=1024,
-            licence="CC-BY-NC-ND-4.0",
-            hub_id="MahmoodLab/UNI",
-            filename="pytorch_model.bin",
-            gated=True,
-            timm_name="vit_large_patch16_224",
-            timm_args={"init_values": 1e-5, "num_classes": 0, "dynamic_img_size": True},
-            pooling="cls",
-        ),
-        EncoderRow(name="morphology", dim=162, licence="BSD-3-Clause"),
-    )
-}
-
-
-def load_encoder(encoder: str | TileEncoder, *, weights: str | Path | None = None, device: str = "auto") -> TileEncoder:
+def load_encoder(
+    encoder: str | TileEncoder,
+    *,
+    weights: str | Path | None = None,
+    device: str = "auto",
+    precision: str = "auto",
+    compile: bool = False,
+) -> TileEncoder:
     """Load a tile encoder.
 
     Parameters
     ----------
     encoder
-        Name of an encoder: ``"uni"`` (Chen et al. 2024, gated: needs accepted terms on the Hugging Face hub, or
-        `weights`) or ``"morphology"`` (built in, needs nothing). An encoder of your own (see `TileEncoder`) is returned
-        as it is.
+        One of:
+
+        - a name of `hd.encoders.table`, such as ``"uni"`` (Chen et al. 2024) or ``"morphology"`` (built in, needs no
+          weights);
+        - the name of any other timm model, such as ``"vit_small_patch16_224.dino"``: its own pooling, input size and
+          normalisation, without its head;
+        - ``"hf-hub:owner/name"``, with or without ``@revision``: a timm model on the Hugging Face hub;
+        - an encoder (see `TileEncoder`, `hd.encoders.from_callable`), which is returned as it is; `device` does not move
+          it.
     weights
-        Weight file on disk (``.bin``, ``.pt``, ``.pth`` or ``.safetensors``) to use in place of the hub's.
+        Weight file on disk (``.bin``, ``.pt``, ``.pth`` or ``.safetensors``), or a folder that holds it, to use in place
+        of the hub's. For ``"hf-hub:"`` names and ``"phikon2"`` the repository's config.json must lie beside it.
     device
         Torch device to run on; ``"auto"`` takes a GPU where there is one.
+    precision
+        ``"fp32"``, ``"bf16"`` or ``"fp16"`` (GPUs only) for the matrix products; ``"auto"`` is bf16 on CUDA cards that
+        compute in it, else fp32. Vectors are float32 always.
+    compile
+        Compile the model with `torch.compile`: the first batch takes a minute, the others are quicker.
 
     Returns
     -------
-    The encoder: call it with uint8 tiles of shape (B, 3, `tile_px`, `tile_px`), get float32 of shape (B, `dim`).
+    The encoder: call it with uint8 tiles of shape (B, 3, `tile_px`, `tile_px`) on any device, get float32 of shape
+    (B, `dim`) on its own device.
 
     Raises
     ------
     HisDiffError
-        If there is no such encoder, its weights cannot be had from the hub, or the file is not one of its weights.
+        If there is no such encoder, its weights cannot be had from the hub, the file is not one of its weights, or it
+        cannot run as asked.
 
     Examples
     --------
@@ -85,30 +68,75 @@ def load_encoder(encoder: str | TileEncoder, *, weights: str | Path | None = Non
     >>> encoder(torch.zeros(2, 3, 224, 224, dtype=torch.uint8)).shape[0]
     2
     """
+    path = None if weights is None else Path(weights)
     if not isinstance(encoder, str):
-        return _own_encoder(encoder, weights)
-    row = ENCODERS[check_one_of(encoder, ENCODERS, "encoder")]
+        return _own_encoder(encoder, path, precision, compile)
     where = resolve_device(device)
-    if row.hub_id is None:
-        if weights is not None:
-            raise HisDiffError(
-                f"encoder {row.name!r} is built in and has no weights; leave weights={str(weights)!r} out"
-            )
-        from hisdiff_sd.encoders._morphology import MorphologyEncoder
-
-        return MorphologyEncoder(where)
-    from hisdiff_sd.encoders._timm import TimmEncoder
-
-    return TimmEncoder(row, weights=None if weights is None else Path(weights), device=where)
+    if encoder in ENCODERS and ENCODERS[encoder].loader == "built in":
+        return _built_in(ENCODERS[encoder], path, where, precision, compile)
+    resolved = resolve_precision(precision, where)
+    row = _find_row(encoder, path)
+    if row.loader == "transformers":
+        from hisdiff_sd.encoders._transformers import transformers_encoder as load
+    else:
+        from hisdiff_sd.encoders._timm import timm_encoder as load
+    return load(row, weights=path, device=where, precision=resolved, compile=compile)
 
 
-def _own_encoder(encoder: TileEncoder, weights: str | Path | None) -> TileEncoder:
+def _find_row(encoder: str, weights: Path | None) -> EncoderRow:
+    """Row of the table, of timm or of the hub; an unknown name raises an error with the nearest ones."""
+    if encoder in ENCODERS:
+        return ENCODERS[encoder]
+    if encoder.startswith(HUB_PREFIXES):
+        return hub_row(encoder, weights)
+    row = timm_row(encoder)
+    if row is not None:
+        return row
+    near = _nearest(encoder)
+    hint = f" Did you mean {', '.join(map(repr, near))}?" if near else ""
+    raise HisDiffError(
+        f"no encoder {encoder!r}; give a name of hd.encoders.table(), of a timm model, or 'hf-hub:owner/name'.{hint}"
+    )
+
+
+def _nearest(encoder: str) -> list[str]:
+    """Names that may have been meant, the table's first."""
+    import timm
+
+    if encoder.count("/") == 1:
+        return [f"hf-hub:{encoder}"]
+    architecture, _, tag = encoder.partition(".")
+    if timm.is_model(architecture):
+        tags = [name.partition(".")[2] for name in timm.list_pretrained(f"{architecture}.*")]
+        return [f"{architecture}.{near}" for near in difflib.get_close_matches(tag, tags, n=3, cutoff=0)]
+    names = (list(ENCODERS), [*timm.list_models(), *timm.list_pretrained()])
+    return [near for some in names for near in difflib.get_close_matches(encoder.lower(), some, n=3, cutoff=0.7)]
+
+
+def _built_in(
+    row: EncoderRow, weights: Path | None, device: torch.device, precision: str, compile: bool
+) -> TileEncoder:
+    """Load the encoder without weights."""
+    if weights is not None:
+        raise HisDiffError(f"encoder {row.name!r} is built in and has no weights; leave weights={str(weights)!r} out")
+    if precision not in ("auto", "fp32"):
+        raise HisDiffError(f"encoder {row.name!r} computes in 'fp32' only; leave precision={precision!r} out")
+    if compile:
+        raise HisDiffError(f"encoder {row.name!r} is no model that could be compiled; leave compile=True out")
+    from hisdiff_sd.encoders._morphology import MorphologyEncoder
+
+    return MorphologyEncoder(device)
+
+
+def _own_encoder(encoder: TileEncoder, weights: Path | None, precision: str, compile: bool) -> TileEncoder:
     """Return a user's own encoder after a look at its attributes."""
     if not isinstance(encoder, TileEncoder):
         raise HisDiffError(
             f"{type(encoder).__name__} is not a tile encoder: it needs name, dim, tile_px, fingerprint, licence and to be "
-            f"callable; or give a name, one of: {', '.join(map(repr, ENCODERS))}"
+            f"callable; make it one with hd.encoders.from_callable, or give a name: {', '.join(map(repr, ENCODERS))}"
         )
-    if weights is not None:
-        raise HisDiffError(f"encoder {encoder.name!r} is already loaded; leave weights={str(weights)!r} out")
+    given = {"weights": weights and str(weights), "precision": None if precision == "auto" else precision}
+    for what, value in {**given, "compile": compile or None}.items():
+        if value is not None:
+            raise HisDiffError(f"encoder {encoder.name!r} is already loaded; leave {what}={value!r} out")
     return encoder

@@ -2,65 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch.overrides import TorchFunctionMode
 
-from hisdiff_sd.encoders._base import check_tiles, fingerprint_tensors
+from hisdiff_sd._errors import HisDiffError
+from hisdiff_sd.encoders._base import fingerprint_tensors
 from hisdiff_sd.encoders._hub import fetch_weights
-from hisdiff_sd.encoders._weights import load_weights, read_weights
-
-if TYPE_CHECKING:
-    from hisdiff_sd.encoders._registry import EncoderRow
-
-# From the tokens (B, prefix + patches, width) and the number of prefix tokens (CLS and registers) to (B, dim).
-POOLINGS: dict[str, Callable[[torch.Tensor, int], torch.Tensor]] = {
-    "cls": lambda tokens, prefix: tokens[:, 0],
-    "mean": lambda tokens, prefix: tokens[:, prefix:].mean(1),
-    "cls+mean": lambda tokens, prefix: torch.cat([tokens[:, 0], tokens[:, prefix:].mean(1)], dim=1),
-}
+from hisdiff_sd.encoders._model import ModelEncoder
+from hisdiff_sd.encoders._rows import EncoderRow
+from hisdiff_sd.encoders._weights import find_weights, load_weights, read_weights
 
 
-class TimmEncoder:
-    """A row of the registry as a model with weights, on a device.
-
-    Parameters
-    ----------
-    row
-        Row of the registry.
-    weights
-        Weight file; None takes the row's file from the Hugging Face hub.
-    device
-        Where the model runs.
-    """
-
-    def __init__(self, row: EncoderRow, *, weights: Path | None, device: torch.device) -> None:
-        path = fetch_weights(row) if weights is None else weights
-        tensors = read_weights(path, row)
-        model = _build(row)
-        load_weights(model, tensors, path, row)
-        self.name, self.dim, self.tile_px, self.licence = row.name, row.dim, row.tile_px, row.licence
-        self.fingerprint = fingerprint_tensors(model.state_dict())
-        self._pool = POOLINGS[row.pooling]
-        self._device = device
-        self._model = model.to(device).eval().requires_grad_(False)
-        self._mean, self._std = (torch.tensor(v, device=device).view(1, 3, 1, 1) for v in (row.mean, row.std))
-
-    def __repr__(self) -> str:
-        return f"TimmEncoder({self.name!r}, dim={self.dim}, device={str(self._device)!r})"
-
-    @torch.inference_mode()
-    def __call__(self, tiles: torch.Tensor) -> torch.Tensor:
-        """Embed tiles: uint8 RGB of shape (B, 3, tile_px, tile_px) to float32 of shape (B, dim) on the CPU."""
-        check_tiles(tiles, self.tile_px, self.name)
-        if not len(tiles):
-            return torch.zeros(0, self.dim)
-        pixels = tiles.to(self._device).float().div_(255).sub_(self._mean).div_(self._std)
-        tokens = self._model.forward_features(pixels)
-        return self._pool(tokens, self._model.num_prefix_tokens).float().cpu()
+def timm_encoder(
+    row: EncoderRow, *, weights: Path | None, device: torch.device, precision: str, compile: bool
+) -> ModelEncoder:
+    """Load a row as a model with weights, of a local file or of the Hugging Face hub."""
+    path = fetch_weights(row) if weights is None else find_weights(weights, row)
+    tensors = read_weights(path, row)
+    model = build(row)
+    load_weights(model, _for_model(tensors, model, row), path, row)
+    fingerprint = fingerprint_tensors(model.state_dict())
+    return ModelEncoder(row, model, fingerprint, device=device, precision=precision, compile=compile)
 
 
 class _NoRandomFill(TorchFunctionMode):
@@ -75,9 +42,49 @@ class _NoRandomFill(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
-def _build(row: EncoderRow) -> Any:
+def build(row: EncoderRow) -> Any:
     """Build a row's model with weights that are still to be loaded, every one of them."""
     import timm
 
-    with _NoRandomFill():
-        return timm.create_model(row.timm_name, pretrained=False, **row.timm_args)
+    arguments = {
+        key: _layer(value) if key in ("mlp_layer", "act_layer") else value for key, value in row.timm_args.items()
+    }
+    try:
+        with torch.random.fork_rng(devices=()), _NoRandomFill():
+            return timm.create_model(row.timm_name, pretrained=False, **arguments)
+    except (TypeError, ValueError, AssertionError, RuntimeError) as error:
+        raise HisDiffError(
+            f"timm {timm.__version__} cannot build {row.timm_name!r} for encoder {row.name!r} "
+            f"({type(error).__name__}: {error}); a newer timm may: pip install --upgrade timm"
+        ) from error
+
+
+def _layer(name: Any) -> Any:
+    """The layer that a table names."""
+    import timm
+
+    if not isinstance(name, str):
+        return name
+    return getattr(timm.layers, name, None) or getattr(torch.nn, name, name)
+
+
+def _for_model(tensors: dict[str, torch.Tensor], model: torch.nn.Module, row: EncoderRow) -> dict[str, torch.Tensor]:
+    """The tensors that the model needs: without a head, and by today's names if timm knows the file's old ones."""
+    expected = model.state_dict()
+    needed = _without_head(tensors, expected, row)
+    rename = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
+    if row.pooling != "model" or needed.keys() == expected.keys() or rename is None:
+        return needed
+    if any(t.shape != expected[name].shape for name, t in needed.items() if name in expected):
+        return needed  # timm would resample it: to the eye the same model, and not the one that was trained
+    try:
+        return _without_head(rename(dict(tensors), model), expected, row)
+    except (TypeError, ValueError, KeyError, IndexError, AttributeError, RuntimeError):
+        return needed
+
+
+def _without_head(
+    tensors: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tensor], row: EncoderRow
+) -> dict[str, torch.Tensor]:
+    """The tensors without those that the row does not use."""
+    return {name: t for name, t in tensors.items() if name in expected or not name.startswith(row.unused)}

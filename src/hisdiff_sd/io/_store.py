@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import warnings
 from pathlib import Path
@@ -101,6 +102,19 @@ def check_table_name(sdata: SpatialData, name: str) -> None:
             raise HisDiffError(
                 f"{name!r} cannot be the name of a table: the slide has {kind} {other!r}; choose another"
             )
+
+
+def check_writable(sdata: SpatialData) -> None:
+    """Refuse a slide whose store cannot be written to, before any work is put into a table."""
+    if not sdata.is_backed():
+        return
+    store = Path(str(sdata.path)).resolve()
+    closed = [p for p in (store, store.parent) if not os.access(p, os.W_OK)]
+    if closed:
+        raise HisDiffError(
+            f"{closed[0]} may not be written to; open the slide with a companion that takes the results: "
+            f"hd.io.open({str(store)!r}, companion={'mine/' + store.name!r})"
+        )
 
 
 def slide_attrs(sdata: SpatialData) -> dict[str, Any]:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.spatial import cKDTree
 
 from hisdiff_sd._errors import HisDiffError
 
 _TIES = 16
+_OFF_GRID = 0.1
 
 
 @dataclass(frozen=True)
@@ -53,11 +53,11 @@ def nearest(xy: np.ndarray, k: int) -> Context:
     >>> nearest(np.array([[0.0, 0.0], [1.0, 0.0], [5.0, 0.0]]), 2).index.tolist()
     [[0, 1], [1, 0], [2, 1]]
     """
-    xy = np.asarray(xy, np.float64)
-    if xy.ndim != 2 or xy.shape[1] != 2 or not np.isfinite(xy).all():
-        raise HisDiffError(f"spot centres must be finite (n, 2), not {xy.shape}")
+    xy = _checked(xy)
     if k < 1:
         raise HisDiffError(f"k={k} leaves not even the spot itself; 1 or more are needed")
+    from scipy.spatial import cKDTree
+
     n = len(xy)
     if n == 0:
         return Context(np.zeros((0, k), np.int64), np.zeros((0, k), bool))
@@ -76,3 +76,60 @@ def nearest(xy: np.ndarray, k: int) -> Context:
     result[:, : order.shape[1]] = np.take_along_axis(index, order, axis=1)
     mask[:, : order.shape[1]] = True
     return Context(result, mask)
+
+
+def within(xy: np.ndarray, radius: float) -> Context:
+    """All spots within a radius of each spot of one slide, itself included.
+
+    The physical form of a context: the same radius in um covers the same tissue on every technology, where a number of
+    nearest spots does not (Visium spots are 100 um apart, Spatial Transcriptomics spots 200). Spots of one shell of a
+    square or hexagonal grid are at one distance but for a few percent; a shell is taken whole, or not at all.
+
+    Parameters
+    ----------
+    xy
+        (n, 2) spot centres.
+    radius
+        In the unit of `xy`. A tenth of the distance of nearest spots is added, for spots that lie off their grid.
+
+    Returns
+    -------
+    Neighbours, nearest first; as many columns as the spot with most neighbours needs, the others masked.
+
+    Examples
+    --------
+    >>> within(np.array([[0.0, 0.0], [1.0, 0.0], [5.0, 0.0]]), 1.0).mask.sum(1).tolist()
+    [2, 2, 1]
+    """
+    xy = _checked(xy)
+    if not radius >= 0:
+        raise HisDiffError(f"radius={radius} is no distance; give one in the unit of the spot centres")
+    from scipy.spatial import cKDTree
+
+    n = len(xy)
+    if n < 2:
+        return Context(np.zeros((n, 1), np.int64), np.ones((n, 1), bool))
+    tree = cKDTree(xy)
+    spacing = float(np.median(tree.query(xy, k=2)[0][:, 1]))
+    pairs = tree.query_pairs(radius + _OFF_GRID * spacing, output_type="ndarray")
+    own = np.arange(n)
+    row = np.concatenate([own, pairs[:, 0], pairs[:, 1]])
+    other = np.concatenate([own, pairs[:, 1], pairs[:, 0]])
+    distance = np.round(np.linalg.norm(xy[row] - xy[other], axis=1) / (spacing or 1.0), 6)
+    distance[:n] = -1.0  # the spot itself first, also where others lie on the same point
+    order = np.lexsort((xy[other, 0], xy[other, 1], distance, row))
+    row, other = row[order], other[order]
+    count = np.bincount(row, minlength=n)
+    place = np.arange(len(row)) - np.repeat(np.cumsum(count) - count, count)
+    result = np.zeros((n, count.max()), np.int64)
+    mask = np.zeros_like(result, bool)
+    result[row, place], mask[row, place] = other, True
+    return Context(result, mask)
+
+
+def _checked(xy: np.ndarray) -> np.ndarray:
+    """Spot centres as float64 (n, 2)."""
+    xy = np.asarray(xy, np.float64)
+    if xy.ndim != 2 or xy.shape[1] != 2 or not np.isfinite(xy).all():
+        raise HisDiffError(f"spot centres must be finite (n, 2), not {xy.shape}")
+    return xy

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hisdiff_sd._errors import HisDiffError
+from hisdiff_sd._errors import HisDiffError, check_one_of
+from hisdiff_sd.tiles._plan import PADDINGS
 
 TILE_PX = 224
 _NEAREST_UM = 1.0
@@ -22,24 +23,31 @@ class TileProtocol:
     tile_um
         Side of a tile in um; None is the published protocol: max(224, 2 * floor(spot diameter / 2)) level-0 px, whatever
         those measure.
+    padding
+        What lies outside the slide: ``"black"`` (as published), ``"white"`` or ``"reflect"``.
 
     Examples
     --------
-    >>> TileProtocol(112.0).name, TileProtocol.parse("hisdiff").tile_um
-    ('112um', None)
+    >>> TileProtocol(112.0).name, TileProtocol.parse("hisdiff").tile_um, TileProtocol(112.0, "reflect").name
+    ('112um', None, '112um+reflect')
     """
 
     tile_um: float | None = None
+    padding: str = "black"
 
     def __post_init__(self) -> None:
+        check_one_of(self.padding, PADDINGS, "padding")
         if self.tile_um is not None and not (np.isfinite(self.tile_um) and self.tile_um >= _NEAREST_UM):
             raise HisDiffError(f"tile_um={self.tile_um} is no tile size; micrometres are needed, such as 112")
 
     @property
     def name(self) -> str:
-        """Name as it stands in provenance: ``"hisdiff"`` or such as ``"112um"``."""
+        """Name as it stands in provenance: ``"hisdiff"`` or such as ``"112um"``, the padding behind it if it is not black."""
         # all digits, so that `parse` gives the same protocol back
-        return "hisdiff" if self.tile_um is None else f"{float(self.tile_um)!r}".removesuffix(".0") + "um"
+        size = (
+            "hisdiff" if self.tile_um is None else f"{float(self.tile_um)!r}".removesuffix(".0").replace("+", "") + "um"
+        )
+        return size if self.padding == "black" else f"{size}+{self.padding}"
 
     @property
     def resize_filter(self) -> str:
@@ -49,18 +57,28 @@ class TileProtocol:
     @classmethod
     def parse(cls, name: str) -> TileProtocol:
         """Protocol of a name that `name` gave."""
-        if name == "hisdiff":
-            return cls()
-        match = re.fullmatch(r"(\d+(?:\.\d+)?(?:e\+?\d+)?)um", name)
+        size, _, padding = name.partition("+")
+        if size == "hisdiff":
+            return cls(None, padding or "black")
+        match = re.fullmatch(r"(\d+(?:\.\d+)?(?:e\d+)?)um", size)
         if match is None:
             raise HisDiffError(f"no tile protocol {name!r}; there are: 'hisdiff' and a size such as '112um'")
-        return cls(float(match[1]))
+        return cls(float(match[1]), padding or "black")
 
     def side_px(self, spot_diameter_px: float, mpp: float) -> float:
         """Side of a tile in level-0 px (a whole number for the published protocol)."""
         if self.tile_um is None:
             return float(max(TILE_PX, 2 * int(spot_diameter_px / 2)))
         return self.tile_um / mpp
+
+    def record(self, spot_diameter_px: float, mpp: float) -> dict[str, str | float]:
+        """What provenance says of the tiles of a slide."""
+        return {
+            "tile": self.name,
+            "tile_side_px": self.side_px(spot_diameter_px, mpp),
+            "padding": self.padding,
+            "filter": self.resize_filter,
+        }
 
 
 def boxes(xy: np.ndarray, side: float, downsample: int = 1) -> tuple[np.ndarray, int]:

@@ -1,82 +1,154 @@
-"""Tiles read from a chunked image, block by block."""
+"""Tiles read ahead in threads, each cell of the image decoded once."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Protocol
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 
 import numpy as np
 
-from hisdiff_sd._errors import HisDiffError
+from hisdiff_sd.tiles._plan import Batch, Cell, TilePlan, cell_uses
+from hisdiff_sd.tiles._source import TileSource
 
-_BLOCK_PX = 2048
-_BATCH = 32  # tiles held at once
+MEMORY = 512 * 2**20  # bytes of decoded cells that are kept
+_AHEAD = 4  # batches whose cells are decoded before it is their turn
+_MOST_THREADS = 8
 
 
-class ChunkedImage(Protocol):
-    """A (3, y, x) uint8 image of dask or zarr: a slice of it is cheap."""
+@dataclass(frozen=True)
+class TileBatch:
+    """Tiles of one batch.
 
-    shape: tuple[int, ...]
+    Attributes
+    ----------
+    index
+        Place of the batch in the plan.
+    rows
+        (m,) rows of the tiles.
+    tiles
+        uint8 (m, 3, side, side).
+    failed
+        What went wrong, by row, for tiles that could not be read; those are not among `rows`.
+    """
 
-    def __getitem__(self, item: tuple[slice, slice, slice]) -> object: ...
+    index: int
+    rows: np.ndarray
+    tiles: np.ndarray
+    failed: dict[int, str]
+
+
+def default_threads() -> int:
+    """Cores this process may use, at most 8."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(cores, _MOST_THREADS)
 
 
 def read_tiles(
-    image: ChunkedImage, corners: np.ndarray, side: int, true_size: tuple[int, int]
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Read square tiles, each group of neighbours in one go.
+    source: TileSource,
+    plan: TilePlan,
+    batches: Sequence[Batch] | None = None,
+    *,
+    threads: int | None = None,
+    memory: int = MEMORY,
+) -> Iterator[TileBatch]:
+    """Read the tiles of a plan batch by batch, while threads decode what comes next.
 
     Parameters
     ----------
-    image
-        (3, y, x) uint8.
-    corners
-        (n, 2) top-left corners (x, y) in pixels of `image`; tiles may reach over the edge.
-    side
-        Side of the tiles in pixels of `image`.
-    true_size
-        Height and width of the slide itself; what lies outside is black, as published.
+    source
+        Level of the image; the plan was made for its cells.
+    plan
+        From `plan_tiles`.
+    batches
+        Those of the plan's batches that are wanted, in its order; all by default.
+    threads
+        Threads that decode; by default as many as there are cores, at most 8.
+    memory
+        Bytes of decoded cells that are kept. A cell that is needed again is kept until then; if that is too much, those
+        whose turn comes last are dropped and decoded once more.
 
     Yields
     ------
-    Row numbers into `corners` (m,) and their tiles, uint8 (m, 3, side, side), at most 32 at a time, block by block.
+    A `TileBatch` each. A cell that cannot be decoded fails the tiles that touch it, and no others.
     """
-    corners = np.asarray(corners, np.int64)
-    if corners.ndim != 2 or corners.shape[1] != 2:
-        raise HisDiffError(f"corners must be (n, 2), not {corners.shape}")
-    if not len(corners):
-        return
-    size = np.minimum(true_size, image.shape[1:])[::-1]
-    block = corners // _BLOCK_PX
-    order = np.lexsort((block[:, 0], block[:, 1]))
-    starts = np.flatnonzero(np.any(np.diff(block[order], axis=0), axis=1)) + 1
-    for rows in np.split(order, starts):
-        low = np.maximum(corners[rows].min(0), 0)
-        high = np.maximum(np.minimum(corners[rows].max(0) + side, size), low)
-        region = np.asarray(image[:, low[1] : high[1], low[0] : high[0]])
-        for start in range(0, len(rows), _BATCH):
-            batch = rows[start : start + _BATCH]
-            yield batch, _cut(region, corners[batch] - low, side)
+    todo = plan.batches if batches is None else batches
+    uses = cell_uses(todo)
+    room = max(1, memory // (3 * source.cell[0] * source.cell[1]))
+    held: dict[Cell, Future[np.ndarray]] = {}
+    pool = ThreadPoolExecutor(threads or default_threads(), thread_name_prefix="tiles")
+    asked = 0
+    try:
+        for at, batch in enumerate(todo):
+            while asked < len(todo) and (asked <= at or (asked <= at + _AHEAD and len(held) < room)):
+                for cell in todo[asked].cells:
+                    if cell not in held:
+                        held[cell] = pool.submit(source.read, *cell)
+                asked += 1
+            yield _assemble(source, plan, batch, held)
+            for cell in batch.cells:
+                uses[cell].pop()
+                if not uses[cell]:
+                    del held[cell]
+            if len(held) > room:
+                waiting = sorted((c for c in held if uses[c][-1] >= asked), key=lambda c: -uses[c][-1])
+                for cell in waiting[: len(held) - room]:
+                    del held[cell]
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
-def _cut(region: np.ndarray, corners: np.ndarray, side: int) -> np.ndarray:
-    """Tiles of a (3, y, x) region, black where they reach over it."""
-    size = np.array(region.shape[:0:-1])
-    tiles = np.zeros((len(corners), 3, side, side), np.uint8)
-    for tile, corner in zip(tiles, corners, strict=True):
-        (u0, v0), (u1, v1) = np.maximum(corner, 0), np.minimum(corner + side, size)
-        if u1 > u0 and v1 > v0:
-            x, y = corner
-            tile[:, v0 - y : v1 - y, u0 - x : u1 - x] = region[:, v0:v1, u0:u1]
-    return tiles
+def _assemble(source: TileSource, plan: TilePlan, batch: Batch, held: dict[Cell, Future[np.ndarray]]) -> TileBatch:
+    """Wait for the cells of a batch and cut its tiles from them."""
+    cells: dict[Cell, np.ndarray] = {}
+    broken: dict[Cell, str] = {}
+    for cell in batch.cells:
+        error = held[cell].exception()
+        if isinstance(error, Exception):
+            broken[cell] = f"{source.describe(*cell)} cannot be decoded ({type(error).__name__}: {error})"
+        else:
+            cells[cell] = held[cell].result()
+    tiles = np.empty((len(batch.rows), 3, plan.side, plan.side), np.uint8)
+    failed: dict[int, str] = {}
+    good: list[int] = []
+    for place, row in enumerate(batch.rows.tolist()):
+        problem = _cut(tiles[len(good)], plan.corners[row].tolist(), source, plan, cells, broken)
+        if problem:
+            failed[row] = problem
+        else:
+            good.append(place)
+    return TileBatch(batch.index, batch.rows[good], tiles[: len(good)], failed)
 
 
-def resize(tiles: np.ndarray, side: int, resample: str) -> np.ndarray:
-    """Bring (m, 3, s, s) uint8 tiles to (m, 3, side, side) with Pillow's ``lanczos`` or (antialiased) ``bicubic``."""
-    from PIL import Image
-
-    if tiles.shape[-1] == side:
-        return tiles
-    method = {"lanczos": Image.Resampling.LANCZOS, "bicubic": Image.Resampling.BICUBIC}[resample]
-    resized = [np.asarray(Image.fromarray(t.transpose(1, 2, 0)).resize((side, side), method)) for t in tiles]
-    return np.stack(resized).transpose(0, 3, 1, 2)
+def _cut(
+    tile: np.ndarray,
+    corner: list[int],
+    source: TileSource,
+    plan: TilePlan,
+    cells: dict[Cell, np.ndarray],
+    broken: dict[Cell, str],
+) -> str:
+    """Fill one tile from the cells it touches; what is wrong with them, if anything."""
+    (x, y), side, (cell_h, cell_w) = corner, plan.side, source.cell
+    u0, v0 = max(x, 0), max(y, 0)
+    u1, v1 = min(x + side, plan.size[1]), min(y + side, plan.size[0])
+    whole = u1 - u0 == side and v1 - v0 == side
+    if not whole:
+        tile[:] = 255 if plan.padding == "white" else 0
+        if u1 <= u0 or v1 <= v0:
+            return ""
+    for row in range(v0 // cell_h, (v1 - 1) // cell_h + 1):
+        top, bottom = max(v0, row * cell_h), min(v1, (row + 1) * cell_h)
+        for col in range(u0 // cell_w, (u1 - 1) // cell_w + 1):
+            if (row, col) in broken:
+                return broken[row, col]
+            left, right = max(u0, col * cell_w), min(u1, (col + 1) * cell_w)
+            tile[:, top - y : bottom - y, left - x : right - x] = cells[row, col][
+                :, top - row * cell_h : bottom - row * cell_h, left - col * cell_w : right - col * cell_w
+            ]
+    if not whole and plan.padding == "reflect":
+        inside = tile[:, v0 - y : v1 - y, u0 - x : u1 - x].copy()
+        over = ((0, 0), (v0 - y, y + side - v1), (u0 - x, x + side - u1))
+        tile[:] = np.pad(inside, over, mode="reflect")
+    return ""

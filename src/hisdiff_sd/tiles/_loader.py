@@ -1,0 +1,114 @@
+"""Tiles of an encoder's size on its device, made ready while it works on those before."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from hisdiff_sd.tiles._plan import Batch, TilePlan
+from hisdiff_sd.tiles._reader import TileBatch, read_tiles
+from hisdiff_sd.tiles._resize import resize
+from hisdiff_sd.tiles._source import TileSource
+
+if TYPE_CHECKING:
+    import torch
+
+_READY = 2  # batches that wait for the encoder
+
+
+@dataclass(frozen=True)
+class LoadedBatch:
+    """Tiles of one batch on a device.
+
+    Attributes
+    ----------
+    index
+        Place of the batch in the plan.
+    rows
+        (m,) rows of the tiles.
+    tiles
+        uint8 (m, 3, tile_px, tile_px).
+    failed
+        What went wrong, by row, for tiles that could not be read; those are not among `rows`.
+    """
+
+    index: int
+    rows: np.ndarray
+    tiles: torch.Tensor
+    failed: dict[int, str]
+
+
+def load_tiles(
+    source: TileSource,
+    plan: TilePlan,
+    batches: Sequence[Batch] | None = None,
+    *,
+    tile_px: int,
+    resample: str = "bicubic",
+    device: torch.device,
+    threads: int | None = None,
+) -> Iterator[LoadedBatch]:
+    """Read tiles, move them to a device and resize them there, ahead of the loop that uses them.
+
+    Parameters
+    ----------
+    source, plan, batches, threads
+        As in `read_tiles`.
+    tile_px
+        Side of the tiles that the encoder takes.
+    resample
+        Filter of the resize, ``"lanczos"`` or ``"bicubic"``.
+    device
+        Where the tiles go: as uint8, a quarter of the bytes of floats, from pinned memory if it is a GPU.
+
+    Yields
+    ------
+    A `LoadedBatch` each, in the order of the plan.
+    """
+    ready: queue.Queue[LoadedBatch | BaseException | None] = queue.Queue(_READY)
+    stop = threading.Event()
+
+    def put(item: LoadedBatch | BaseException | None) -> bool:
+        while not stop.is_set():
+            try:
+                ready.put(item, timeout=0.1)
+                return True
+            except queue.Full:
+                continue
+        return False
+
+    def produce() -> None:
+        try:
+            for batch in read_tiles(source, plan, batches, threads=threads):
+                if not put(_to_device(batch, tile_px, resample, device)):
+                    return
+            put(None)
+        except BaseException as error:  # noqa: BLE001  raised again where the tiles are used
+            put(error)
+
+    producer = threading.Thread(target=produce, name="tile-loader", daemon=True)
+    producer.start()
+    try:
+        while (item := ready.get()) is not None:
+            if isinstance(item, BaseException):
+                raise item
+            yield item
+    finally:
+        stop.set()
+        producer.join()
+
+
+def _to_device(batch: TileBatch, tile_px: int, resample: str, device: torch.device) -> LoadedBatch:
+    import torch
+
+    tiles = torch.from_numpy(batch.tiles)
+    if device.type == "cuda":
+        tiles = tiles.pin_memory()
+    tiles = tiles.to(device, non_blocking=True)
+    with torch.inference_mode():
+        return LoadedBatch(batch.index, batch.rows, resize(tiles, tile_px, resample), batch.failed)
