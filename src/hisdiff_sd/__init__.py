@@ -14,18 +14,33 @@ from hisdiff_sd._version import __version__
 
 if TYPE_CHECKING:
     from hisdiff_sd import datasets, encoders, io, metrics, nn, pl, pp, tl
+    from hisdiff_sd._cohort import map_stores
     from hisdiff_sd.model import HisDiff
 
 _NAMESPACES = ("io", "pp", "tl", "pl", "nn", "encoders", "metrics", "datasets")
+_MEMBERS = {"HisDiff": "hisdiff_sd.model", "map_stores": "hisdiff_sd._cohort"}  # public name -> module
 
-__all__ = ["io", "pp", "tl", "pl", "nn", "encoders", "metrics", "datasets", "HisDiff", "settings", "__version__"]
+__all__ = [
+    "io",
+    "pp",
+    "tl",
+    "pl",
+    "nn",
+    "encoders",
+    "metrics",
+    "datasets",
+    "HisDiff",
+    "map_stores",
+    "settings",
+    "__version__",
+]
 
 
 def __getattr__(name: str) -> Any:
     if name in _NAMESPACES:
         return importlib.import_module(f"hisdiff_sd.{name}")
-    if name == "HisDiff":
-        return importlib.import_module("hisdiff_sd.model").HisDiff
+    if name in _MEMBERS:
+        return getattr(importlib.import_module(_MEMBERS[name]), name)
     raise AttributeError(f"module 'hisdiff_sd' has no attribute {name!r}; it has {', '.join(__all__)}")
 
 

@@ -1,7 +1,8 @@
 """Slides in, stores out."""
 
+from hisdiff_sd._companion import open
 from hisdiff_sd.io._hest import hest
 from hisdiff_sd.io._store import write
 from hisdiff_sd.io._visium import visium
 
-__all__ = ["hest", "visium", "write"]
+__all__ = ["hest", "visium", "open", "write"]
