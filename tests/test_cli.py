@@ -110,7 +110,6 @@ def test_a_wrong_word_is_one_line_and_no_traceback(run, hest_root, tmp_path, qui
     assert "Traceback" not in text + error
 
 
-@pytest.mark.xfail(strict=False, reason="known, to be mended in _demo.py")
 @pytest.mark.parametrize("words", [["--test", "S9"], ["--weights", "w.bin"]])
 def test_a_wrong_word_writes_nothing(run, hest_root, tmp_path, quick, words):
     assert run("demo", "--hest", hest_root, "--out", tmp_path / "out", *words)[0] == 1

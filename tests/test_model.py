@@ -248,6 +248,14 @@ def no_network(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
 
 
+def test_a_mistyped_name_in_a_folder_that_is_here_is_not_looked_up_on_the_hub(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "models").mkdir()
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda *a, **k: pytest.fail("asked the hub"))
+    with pytest.raises(MissingFileError, match="no model at models/mime"):
+        hd.HisDiff.load("models/mime")
+
+
 @pytest.mark.usefixtures("no_network")
 def test_a_hub_id_without_a_network_is_one_error():
     with pytest.raises(MissingFileError, match=r"no model at lab/breast: no such folder here, .* hub says: ") as caught:

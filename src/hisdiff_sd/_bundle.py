@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -67,6 +68,10 @@ def save(model: HisDiff, path: Path, *, overwrite: bool) -> None:
 def check_free(target: Path, *, overwrite: bool) -> None:
     """Raise unless a model may be written at `target`; what is no model is never replaced."""
     if not target.exists():
+        there = next(p for p in target.parents if p.exists())
+        if not there.is_dir() or not os.access(there, os.W_OK):
+            what = "may not be written to" if there.is_dir() else "is no folder"
+            raise HisDiffError(f"cannot write {target}: {there} {what}; choose another folder")
         return
     if not overwrite:
         raise HisDiffError(f"{target} exists already; give overwrite=True to replace it")
@@ -128,7 +133,8 @@ def _fetch(repo: str, hub: dict[str, Any]) -> Path:
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
-    if repo.count("/") != 1 or repo.startswith((".", "/", "~")):
+    # with a folder of that name here, a model in it is meant, and the hub need not be asked
+    if repo.count("/") != 1 or repo.startswith((".", "/", "~")) or Path(repo).parent.is_dir():
         raise MissingFileError(
             f"no model at {repo}; give a folder that HisDiff.save wrote, or a hub id such as 'user/model'"
         )

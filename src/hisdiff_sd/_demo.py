@@ -55,16 +55,17 @@ def run_demo(
 
     out = out.absolute()
     seconds: dict[str, float] = {}
+    # what can be wrong with the command is looked at before anything is written
+    names, held_out = _split(hest, test)
+    loaded = hd.encoders.load(encoder, weights=weights)
     _make_folders(out)
     with _stage("slides", seconds, say):
         root = hest if hest is not None else hd.datasets.synthetic(out / "hest", slides=_SYNTHETIC, overwrite=True)
-        names, held_out = _split(Path(root), test)
     say(f"  held out: {held_out}; trained on: {', '.join(n for n in names if n != held_out)}")
     with _stage("convert", seconds, say):
         slides = {name: _store(Path(root), name, out / "stores" / f"{name}.zarr") for name in names}
     training = [s for n, s in slides.items() if n != held_out]
     with _stage("embed", seconds, say):
-        loaded = hd.encoders.load(encoder, weights=weights)
         for sdata in slides.values():
             hd.pp.embed(sdata, loaded, overwrite=_embedded_otherwise(sdata, loaded.name, loaded.fingerprint))
     with _stage("genes", seconds, say):
@@ -111,8 +112,10 @@ def _make_folders(out: Path) -> None:
         raise HisDiffError(f"cannot write to {out} ({error.strerror}); choose another folder with --out") from error
 
 
-def _split(root: Path, test: str | None) -> tuple[list[str], str]:
-    """All slides of a folder, and the one that is held out."""
+def _split(root: Path | None, test: str | None) -> tuple[list[str], str]:
+    """All slides of a folder, or the synthetic ones, and the one that is held out."""
+    if root is None:
+        return list(_SYNTHETIC), _SYNTHETIC[-1] if test is None else check_one_of(test, _SYNTHETIC, "synthetic slide")
     if not root.is_dir():
         raise MissingFileError(f"no folder {root}; a HEST root has the folders wsis/, st/ and metadata/")
     names = sample_ids(root)
@@ -137,7 +140,7 @@ def _store(root: Path, name: str, path: Path) -> SpatialData:
 
 def _embedded_otherwise(sdata: SpatialData, encoder: str, fingerprint: str) -> bool:
     """Whether the store has embeddings of another version of the encoder."""
-    table = sdata.tables.get(f"{keys.SPOTS}_{encoder}")
+    table = sdata.tables.get(keys.embedding_key(keys.SPOTS, encoder))
     return table is not None and get_provenance(table).get("encoder_hash") != fingerprint
 
 

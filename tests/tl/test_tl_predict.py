@@ -58,7 +58,7 @@ def test_the_table_holds_a_summary_of_the_samples(predicted, tiny_model):
     table = predicted["hisdiff"]
     assert list(table.var_names) == tiny_model.genes
     assert list(table.obs["instance_id"]) == list(predicted["spots"].index)
-    assert set(table.layers) == {"std", "q05", "q50", "q95", "sample_0"}
+    assert set(table.layers) - {None} == {"std", "q05", "q50", "q95", "sample_0"}
     for values in (table.X, *table.layers.values()):
         assert values.dtype == np.float32
         assert values.shape == (len(predicted["spots"]), len(tiny_model.genes))
@@ -166,7 +166,10 @@ def test_missing_embeddings_are_computed_with_the_models_tiles(slide, tiny_model
 
 
 def test_the_record_says_how_the_table_was_made(predicted, tiny_model):
-    record = predicted["hisdiff"].uns[ATTRS]
+    record = dict(predicted["hisdiff"].uns[ATTRS])
+    embedding = predicted["spots_morphology"].uns[ATTRS]
+    for key in ("encoder_hash", "tile_side_px", "padding", "filter"):
+        assert record.pop(key) == embedding[key]
     assert json.loads(record.pop("licences")) == tiny_model.config.licences
     assert record == {
         "kind": "prediction",
@@ -179,9 +182,9 @@ def test_the_record_says_how_the_table_was_made(predicted, tiny_model):
         "steps": 5,
         "samples": 20,
         "seed": 0,
+        "failed_tiles": 0,
         "version": hd.__version__,
     }
-    record["licences"] = json.dumps(tiny_model.config.licences)
 
 
 def test_a_prediction_that_is_there_is_kept(slide, tiny_model):
@@ -229,6 +232,11 @@ def test_embeddings_of_another_encoder_version_are_refused(slide, tiny_model):
     with pytest.raises(HisDiffError, match=r"another version of encoder 'morphology' \(hash 0123456789ab, here"):
         predict(slide, model)
     assert "spots_morphology" not in slide.tables
+
+
+def test_an_encoder_of_ones_own_must_have_embedded_the_slide(slide, tiny_model):
+    with pytest.raises(HisDiffError, match=r"no embeddings 'spots_mine', and the encoder .*embed the slide with it"):
+        predict(slide, with_config(tiny_model, encoder="mine"))
 
 
 def test_embeddings_that_lack_a_spot_are_refused(slide, tiny_model):
@@ -296,7 +304,7 @@ def test_a_prediction_is_in_the_store_at_once(store, tiny_model):
     written = spatialdata.read_zarr(store)
     table, expected = written["hisdiff"], sdata["hisdiff"]
     np.testing.assert_array_equal(table.X, expected.X)
-    assert set(table.layers) == {"std", "q05", "q50", "q95", "sample_0"}
+    assert set(table.layers) - {None} == {"std", "q05", "q50", "q95", "sample_0"}
     for name in table.layers:
         np.testing.assert_array_equal(table.layers[name], expected.layers[name])
     assert list(table.var_names) == tiny_model.genes
@@ -366,8 +374,8 @@ def test_many_spots_are_kept_small(slide, tiny_model, monkeypatch):
     table = slide["p"]
     assert table.X.dtype == np.float32
     np.testing.assert_array_equal(table.X, expected)
-    assert set(table.layers) == {"std", "q05", "q50", "q95"}
-    assert {values.dtype for values in table.layers.values()} == {np.dtype(np.float16)}
+    assert set(table.layers) - {None} == {"std", "q05", "q50", "q95"}
+    assert {table.layers[name].dtype for name in ("std", "q05", "q50", "q95")} == {np.dtype(np.float16)}
 
 
 def test_the_prediction_follows_the_image(slide, tiny_model):

@@ -20,7 +20,6 @@ from hisdiff_sd.tl import _presets
 from hisdiff_sd.tl._train import best_length
 
 ATTRS = "hisdiff_sd"
-OPEN = pytest.mark.xfail(strict=False, reason="known, to be mended in tl/")
 
 
 @pytest.fixture
@@ -219,7 +218,8 @@ def test_a_slide_of_unknown_species_goes_with_the_others(train, stores, open_sto
         ({"preset": "large"}, "no preset 'large'; there are: 'published', 'small'"),
         ({"target": "counts"}, "no target 'counts'; there are: 'log2', 'cp10k'"),
         ({"encoder": "morphologie"}, "no encoder 'morphologie'; .* Did you mean 'morphology'?"),
-        ({"epochs": 0}, "epochs=0 trains nothing"),
+        ({"epochs": 0}, "epochs=0 is no number of epochs"),
+        ({"epochs": 1.5}, "epochs=1.5 is no number of epochs"),
         ({"device": "tpu9"}, "no device 'tpu9'"),
         ({"genes": ["EPCAM", "NOSUCH"]}, r"S1 lacks NOSUCH \(1\)"),
         ({"table_key": "counts"}, "slide 'S1' has no table 'counts' of counts"),
@@ -258,11 +258,31 @@ def test_a_folder_that_is_no_model_is_refused_before_training(train, stores, tmp
     assert [p.name for p in tmp_path.iterdir()] == ["thesis"]
 
 
-@OPEN
 def test_a_place_that_cannot_be_written_to_is_one_error(train, stores, tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(HisDiffError, match="cannot write"):
         train([stores["S1"]], out=tmp_path / "file" / "model")
+
+
+def test_slides_that_are_embedded_need_no_weights(train, open_store):
+    slides = [open_store("S1"), open_store("S2")]
+    for sdata in slides:
+        table = sdata["spots_morphology"].copy()
+        table.uns["hisdiff_sd"] = {**table.uns["hisdiff_sd"], "encoder": "uni", "encoder_hash": "c3"}
+        sdata["spots_uni"] = table
+    model = train(slides, encoder="uni")
+    assert (model.config.encoder, model.config.encoder_hash) == ("uni", "c3")
+    assert model.config.licences["encoder"] == "CC-BY-NC-ND-4.0"
+
+
+def test_checkpoints_of_an_abandoned_training_are_removed_by_the_next(train, stores, tmp_path):
+    abandoned = tmp_path / ".model.training-0123456789abcdef"
+    other = tmp_path / ".model2.training-0123456789abcdef"
+    abandoned.mkdir()
+    other.mkdir()
+    train([stores["S1"]], out=tmp_path / "model")
+    assert not abandoned.exists()
+    assert other.exists()
 
 
 def test_a_gene_without_a_count_is_trained_with_a_warning(train, open_store):

@@ -13,6 +13,7 @@ from hisdiff_sd._shapes import slide_shapes
 from hisdiff_sd._thumbnail import thumbnail_of
 from hisdiff_sd.io._store import slide_attrs
 from hisdiff_sd.metrics import pcc
+from hisdiff_sd.pl._figure import new_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -63,8 +64,6 @@ def expression(
     HisDiffError
         If there is no such element or gene.
     """
-    from matplotlib.figure import Figure
-
     check_one_of(key, sdata.tables, "table")
     check_one_of(image_key, sdata.images, "image")
     prediction = sdata.tables[key]
@@ -86,9 +85,7 @@ def expression(
     image, scale = thumbnail_of(sdata, image_key)
     window = _window(xy * scale, 3 * spots.diameter_px * scale, image)
     shape = (window[3] - window[1]) / (window[2] - window[0])
-    figure = Figure(
-        figsize=(_PANEL_INCHES * len(panels), 0.8 * _PANEL_INCHES * min(shape, 2) + 0.9), layout="constrained"
-    )
+    figure = new_figure(figsize=(_PANEL_INCHES * len(panels), 0.8 * _PANEL_INCHES * min(shape, 2) + 0.9))
     for axes, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
         _draw(axes, panel, xy * scale, spots.diameter_px * scale, image, window)
         _scale_bar(axes, slide_attrs(sdata)["mpp"] / scale)
@@ -112,7 +109,7 @@ def _panels(
             _Panel(f"{mean} (r = {agreement:.2f})", predicted, "viridis", 0.0, high, units),
         ]
     top = max(float(np.quantile(spread, 0.995)), 1e-6)
-    return [*panels, _Panel("uncertainty", spread, "magma", 0.0, top, f"standard deviation of {units}")]
+    return [*panels, _Panel("uncertainty", spread, "cividis", 0.0, top, f"standard deviation of {units}")]
 
 
 def _window(xy: np.ndarray, margin: float, image: np.ndarray) -> tuple[float, float, float, float]:

@@ -4,6 +4,8 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
+from hisdiff_sd.pl._figure import new_figure
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
@@ -19,9 +21,7 @@ def loss(log: pd.DataFrame, epochs: int) -> Figure:
     epochs
         The chosen number of epochs.
     """
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7, 4), layout="constrained")
+    figure = new_figure(figsize=(7, 4))
     axes = figure.subplots()
     log = log.assign(held_out=log["held_out"].fillna(""))
     everything = log[log["held_out"] == ""]

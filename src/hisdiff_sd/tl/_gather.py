@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from hisdiff_sd import _keys as keys
 from hisdiff_sd._data import measured, slide_inputs, spot_pitch_um
@@ -16,6 +16,7 @@ from hisdiff_sd._provenance import get_provenance
 from hisdiff_sd.io._store import slide_attrs
 from hisdiff_sd.pp._embed import embed
 from hisdiff_sd.pp._genes import check_genes, select_genes, warn_empty_genes
+from hisdiff_sd.tiles import TileProtocol
 
 if TYPE_CHECKING:
     from spatialdata import SpatialData
@@ -49,6 +50,7 @@ def gather(
     encoder: str | TileEncoder,
     target: str,
     tile_um: float | None,
+    padding: str,
     weights: str | Path | None,
     device: str,
     table_key: str,
@@ -75,26 +77,53 @@ def gather(
     warn_empty_genes(panel, tables)
     species = _common([str(slide_attrs(s)["species"]) for s in opened], "species", names)
     id_type = _common([str(slide_attrs(s)["qc"]["gene_id_type"]) for s in opened], "gene id type", names)
-    loaded = encoders.load(encoder, weights=weights, device=device)
-    key = f"{keys.SPOTS}_{loaded.name}"
+    stored = None if weights is not None else _stored_encoder(opened, encoder, TileProtocol(tile_um, padding).name)
+    if stored is None:
+        loaded = encoders.load(encoder, weights=weights, device=device)
+        for sdata in opened:
+            embed(sdata, loaded, tile_um=tile_um, padding=padding)
+        stored = _Encoder(loaded.name, loaded.fingerprint, loaded.licence)
+    key = keys.embedding_key(keys.SPOTS, stored.name)
     inputs, truth = [], []
     for name, sdata in zip(names, opened, strict=True):
-        embed(sdata, loaded, tile_um=tile_um)
         inputs.append(slide_inputs(sdata, key, near=NEAR, wide=WIDE))
         truth.append(measured(sdata.tables[table_key], inputs[-1].index, panel, target, name))
     return TrainingSlides(
         genes=panel,
         inputs=inputs,
         truth=truth,
-        encoder=loaded.name,
-        encoder_hash=loaded.fingerprint,
+        encoder=stored.name,
+        encoder_hash=stored.fingerprint,
         tile=str(get_provenance(opened[0].tables[key])["tile"]),
         species=species,
         gene_id_type=id_type,
         spot_pitch_um=_median_pitch(opened),
         patients=sorted({str(slide_attrs(s)["patient"]) for s in opened if slide_attrs(s)["patient"]}),
-        licences={"encoder": loaded.licence, "data": DATA_LICENCE},
+        licences={"encoder": stored.licence, "data": DATA_LICENCE},
     )
+
+
+class _Encoder(NamedTuple):
+    """What is kept of an encoder in a model."""
+
+    name: str
+    fingerprint: str
+    licence: str
+
+
+def _stored_encoder(opened: Sequence[SpatialData], encoder: str | TileEncoder, tile: str) -> _Encoder | None:
+    """The encoder of that name if all slides are embedded with one version of it, so that it need not be loaded."""
+    from hisdiff_sd.encoders._registry import ENCODERS
+
+    # what is built in is loaded at no cost, and then its version is compared too
+    if not isinstance(encoder, str) or encoder not in ENCODERS or ENCODERS[encoder].hub_id is None:
+        return None
+    tables = [s.tables.get(keys.embedding_key(keys.SPOTS, encoder)) for s in opened]
+    records = [{} if t is None else get_provenance(t) for t in tables]
+    hashes = {str(r.get("encoder_hash", "")) for r in records}
+    if len(hashes) > 1 or "" in hashes or any(r["tile"] != tile for r in records):
+        return None
+    return _Encoder(encoder, hashes.pop(), ENCODERS[encoder].licence)
 
 
 def _common(values: list[str], what: str, names: list[str]) -> str:

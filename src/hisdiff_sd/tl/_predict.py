@@ -13,11 +13,11 @@ from hisdiff_sd._data import slide_inputs, spot_pitch_um
 from hisdiff_sd._device import resolve_device
 from hisdiff_sd._errors import HisDiffError, HisDiffWarning
 from hisdiff_sd._inputs import SlideInputs
-from hisdiff_sd._provenance import check_provenance, get_provenance, provenance, set_provenance
+from hisdiff_sd._provenance import check_provenance, failed_tiles, get_provenance, provenance, set_provenance
 from hisdiff_sd._settings import settings
 from hisdiff_sd._shapes import slide_shapes
 from hisdiff_sd.io._slide import dress_table, parse_table, spatial_uns
-from hisdiff_sd.io._store import check_table_name, slide_attrs, write_table
+from hisdiff_sd.io._store import check_table_name, check_writable, slide_attrs, write_table
 from hisdiff_sd.nn import spaced_timesteps
 from hisdiff_sd.pp._embed import embed
 from hisdiff_sd.tiles import TileProtocol
@@ -93,31 +93,29 @@ def predict(
     if batch_size is not None and batch_size < 1:
         raise HisDiffError(f"batch_size={batch_size} denoises nothing; leave it out to have it chosen")
     spaced_timesteps(steps)  # refuses a number of steps before any work is done
-    check_table_name(sdata, key_added)
-    there = sdata.tables.get(key_added)
-    if there is not None and get_provenance(there).get("kind") != "prediction":
-        raise HisDiffError(
-            f"table {key_added!r} is no prediction and is never replaced by one; choose another key_added="
-        )
+    there = _prediction_there(sdata, key_added)
     bundle = resolve_model(model)
     where = resolve_device(device)
     _check_slide(sdata, bundle)
+    attrs, config = slide_attrs(sdata), bundle.config
     record = provenance(
         kind="prediction",
-        slide=slide_attrs(sdata)["slide"],
+        slide=attrs["slide"],
         model_hash=bundle.fingerprint,
-        target=bundle.config.target,
-        encoder=bundle.config.encoder,
-        tile=bundle.config.tile,
+        target=config.target,
+        encoder=config.encoder,
+        encoder_hash=config.encoder_hash,
+        **TileProtocol.parse(config.tile).record(slide_shapes(sdata, keys.SPOTS).diameter_px, attrs["mpp"]),
         sampler="ancestral",
         steps=steps,
         samples=n_samples,
         seed=seed,
     )
     if there is not None and not overwrite and check_provenance(there, record, key_added):
-        if there.n_obs == slide_shapes(sdata, keys.SPOTS).n:
+        if there.n_obs + failed_tiles(there) == slide_shapes(sdata, keys.SPOTS).n:
             return
         logger.warning("table %r lacks spots of the slide; it is predicted anew", key_added)
+    check_writable(sdata)
     slide = model_inputs(sdata, bundle, weights=weights, device=device)
     if n_samples < _FEWEST_FOR_TAILS:
         logger.warning("%d samples are too few for 5%% and 95%% quantiles: q05 and q95 are left out", n_samples)
@@ -130,8 +128,18 @@ def predict(
         raise HisDiffError(
             "the model returned NaN or infinity; nothing was written: its weights are damaged, load or train it again"
         )
-    table = _table(samples, slide, bundle, record, _drawing(sdata))
+    left_out = slide_shapes(sdata, keys.SPOTS).n - slide.n
+    table = _table(samples, slide, bundle, record | {"failed_tiles": left_out}, _drawing(sdata))
     write_table(sdata, key_added, table, overwrite=overwrite or there is not None)
+
+
+def _prediction_there(sdata: SpatialData, name: str) -> AnnData | None:
+    """The prediction that has this name already; a table of another kind is refused."""
+    check_table_name(sdata, name)
+    there = sdata.tables.get(name)
+    if there is not None and get_provenance(there).get("kind") != "prediction":
+        raise HisDiffError(f"table {name!r} is no prediction and is never replaced by one; choose another key_added=")
+    return there
 
 
 def resolve_model(model: HisDiff | str | Path | None) -> HisDiff:
@@ -157,15 +165,23 @@ def model_inputs(
     from hisdiff_sd import encoders
 
     config = model.config
-    key = f"{keys.SPOTS}_{config.encoder}"
+    key = keys.embedding_key(keys.SPOTS, config.encoder)
+    protocol = TileProtocol.parse(config.tile)
+    tiles = f"tile_um={protocol.tile_um}" + (f", padding={protocol.padding!r}" if protocol.padding != "black" else "")
     if key not in sdata.tables:
-        loaded = encoders.load(config.encoder, weights=weights, device=device)
+        try:
+            loaded = encoders.load(config.encoder, weights=weights, device=device)
+        except HisDiffError as error:
+            raise HisDiffError(
+                f"the slide has no embeddings {key!r}, and the encoder that the model was trained with cannot be loaded "
+                f"({error}); if it is one of your own, embed the slide with it first: hd.pp.embed(sdata, <encoder>, {tiles})"
+            ) from error
         if config.encoder_hash and loaded.fingerprint != config.encoder_hash:
             raise HisDiffError(
                 f"the model was trained with another version of encoder {config.encoder!r} (hash {config.encoder_hash[:12]}, "
                 f"here {loaded.fingerprint[:12]}); give the weight file it was trained with as weights="
             )
-        embed(sdata, loaded, tile_um=TileProtocol.parse(config.tile).tile_um)
+        embed(sdata, loaded, tile_um=protocol.tile_um, padding=protocol.padding)
     found = get_provenance(sdata.tables[key])
     differs = [
         f"{what}: {found.get(k) or 'unknown'} in the store, {wanted} of the model"
@@ -173,8 +189,7 @@ def model_inputs(
         if wanted and found.get(k) != wanted
     ]
     if differs:
-        tile = TileProtocol.parse(config.tile).tile_um
-        again = f"hd.pp.embed(sdata, {config.encoder!r}, tile_um={tile}, overwrite=True)"
+        again = f"hd.pp.embed(sdata, {config.encoder!r}, {tiles}, overwrite=True)"
         raise HisDiffError(
             f"the embeddings {key!r} do not fit the model ({'; '.join(differs)}); recompute them: {again}"
         )

@@ -58,7 +58,7 @@ PRESETS = {
         standardise=False,
         choose_length=False,
     ),
-    # For a laptop; chosen with one slide of four left out, see docs/benchmarks.md.
+    # For a laptop; chosen by leaving out each of three slides, see docs/benchmarks.md.
     "small": Preset(
         width=64,
         depth=2,

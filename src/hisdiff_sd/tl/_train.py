@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("hisdiff_sd")
 
+_WORK = ".training-"
+
 
 def train(
     slides: Sequence[SpatialData | str | Path],
@@ -43,6 +45,7 @@ def train(
     preset: str = "small",
     epochs: int | None = None,
     tile_um: float | None = None,
+    padding: str = "black",
     weights: str | Path | None = None,
     out: str | Path | None = None,
     device: str = "auto",
@@ -62,7 +65,7 @@ def train(
         Training slides: objects, or paths of stores.
     genes
         The panel; by default `hd.pp.select_genes` of these slides.
-    encoder, tile_um, weights
+    encoder, tile_um, padding, weights
         As in `hd.pp.embed`, which is run where a slide has no such embeddings yet.
     target
         ``"log2"``: log2(count + 1). ``"cp10k"``: log(1 + counts per 10,000).
@@ -96,8 +99,10 @@ def train(
         raise HisDiffError("slides= is one slide; give a list of slides")
     check_one_of(target, TARGETS, "target")
     settings = PRESETS[check_one_of(preset, PRESETS, "preset")]
-    if epochs is not None and epochs < 1:
-        raise HisDiffError(f"epochs={epochs} trains nothing; leave it out to have the length chosen")
+    if epochs is not None and (epochs < 1 or epochs != int(epochs)):
+        raise HisDiffError(
+            f"epochs={epochs} is no number of epochs; give 1 or more, or leave it out to have the length chosen"
+        )
     folder = None if out is None else Path(out).absolute()
     if folder is not None:
         if folder.exists() and not overwrite:
@@ -107,7 +112,7 @@ def train(
         twice = sorted({g for g in genes if list(genes).count(g) > 1})
         raise HisDiffError(f"genes are listed more than once: {', '.join(twice[:10])}")
     where = resolve_device(device)
-    data = gather(slides, genes, encoder, target, tile_um, weights, device, table_key)
+    data = gather(slides, genes, encoder, target, tile_um, padding, weights, device, table_key)
     with ExitStack() as stack:
         work = _work_folder(folder, data, settings, epochs, seed, target, stack)
         model, log = _train(data, settings, preset, epochs, target, work, where, seed)
@@ -117,7 +122,9 @@ def train(
         from hisdiff_sd.pl._loss import loss
 
         loss(log, model.config.training["epochs"]).savefig(folder / "loss.png", dpi=150)
-        shutil.rmtree(work, ignore_errors=True)
+        # of other settings as well: they led to models that this one replaces
+        for stale in _all_work_folders(folder):
+            shutil.rmtree(stale, ignore_errors=True)
     return model
 
 
@@ -276,6 +283,11 @@ def _work_folder(
     digest = hashlib.sha256(json.dumps([dataclasses.asdict(preset), epochs, seed, target, data.genes]).encode())
     for slide, measured in zip(data.inputs, data.truth, strict=True):
         digest.update(slide.name.encode() + slide.embedding.tobytes() + measured.y.tobytes())
-    work = folder.parent / f".{folder.name}.training-{digest.hexdigest()[:16]}"
+    work = folder.parent / f".{folder.name}{_WORK}{digest.hexdigest()[:16]}"
     work.mkdir(parents=True, exist_ok=True)
     return work
+
+
+def _all_work_folders(folder: Path) -> list[Path]:
+    """Checkpoints of all trainings for a model's folder, finished or not."""
+    return [p for p in folder.parent.iterdir() if p.name.startswith(f".{folder.name}{_WORK}")]
