@@ -1,0 +1,203 @@
+"""Embedding a slide: what loading costs beside the encoder, memory, disk, and whether the pixels are the published ones.
+
+    python benchmarks/embed.py --hest DIR --slide ID --json FILE
+
+Both sides are measured in one run. The large slide (40,000 x 40,000 px, made by repeating the real one) is embedded with
+the morphology encoder in a process of its own, whose peak memory is read. ViT-L has random weights and LayerScale 1: with
+the usual 1e-5 its features hardly vary, and nothing would be compared. The figure of a GPU comes from benchmarks/gpu.py.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import spatialdata
+import timm
+import torch
+from _common import large_store, paired, real_store, seconds, spot_centres, write_json
+from PIL import Image
+from torchvision.transforms import v2
+
+import hisdiff_sd as hd
+from hisdiff_sd.tiles import TILE_PX, boxes, load_tiles, open_levels, plan_tiles, read_tiles, resize
+
+CPU = torch.device("cpu")
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+WIDTH = 1024  # of UNI's embedding, for the bytes on disk
+PUBLISHED_COPIES = 1 + 9 + 49  # of every embedding: spot, neighbours, global
+
+
+class Null:
+    """An encoder that takes no time."""
+
+    name, dim, tile_px, fingerprint, licence = "null", 8, TILE_PX, "null", "none"
+
+    def __call__(self, tiles: torch.Tensor) -> torch.Tensor:
+        return torch.zeros(len(tiles), self.dim)
+
+
+class Wide:
+    """An encoder of UNI's width whose vectors are noise, which does not compress."""
+
+    name, dim, tile_px, fingerprint, licence = "wide", WIDTH, TILE_PX, "wide", "none"
+
+    def __call__(self, tiles: torch.Tensor) -> torch.Tensor:
+        return torch.randn(len(tiles), self.dim)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--hest", type=Path, required=True, help="folder in HEST layout")
+    parser.add_argument("--slide", required=True, help="id of the slide")
+    parser.add_argument("--json", type=Path, help="file to write the figures to")
+    parser.add_argument("--work", type=Path, help="folder for the stores, kept; a temporary one by default")
+    parser.add_argument("--large", type=int, default=40_000, help="side of the large slide in px, 0 for none")
+    parser.add_argument("--vit-tiles", type=int, default=32, help="tiles for ViT-L: a second or two each on a laptop")
+    parser.add_argument("--pairs", type=int, default=3)
+    parser.add_argument("--peak", type=Path, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.peak:
+        print(peak_of_embedding(options.peak))
+        return
+    with tempfile.TemporaryDirectory() as temporary:
+        work = options.work or Path(temporary)
+        work.mkdir(parents=True, exist_ok=True)
+        store = real_store(options.hest, options.slide, work)
+        large = large_store(store, options.large, work) if options.large else store
+        vit = vit_l()
+        morphology = hd.encoders.load("morphology", device="cpu")
+        rate, share_of_reader = null_encoder(large, options.pairs)
+        figures = {
+            "tiles_per_second": rate,
+            "share_of_reader": share_of_reader,
+            "loading_share": {
+                "morphology": loading_share(store, morphology, None, options.pairs),
+                "vit_large": loading_share(store, vit, options.vit_tiles, 1),
+            },
+            "gpu_share_of_encoder": None,
+            "disk_ratio": disk_ratio(store),
+            "disk_ratio_float16": disk_ratio(store, "float16"),
+            "preparation": {
+                "morphology": preparation(store, morphology, 64),
+                "vit_large": preparation(store, vit, min(16, options.vit_tiles)),
+            },
+            "peak_mib": float(
+                subprocess.run(
+                    [sys.executable, __file__, "--hest", ".", "--slide", "-", "--peak", str(large)],
+                    check=True,
+                    capture_output=True,
+                    text=True,
+                ).stdout.split()[-1]
+            ),
+        }
+        figures["cosine_min"] = min(p["cosine_min"] for p in figures["preparation"].values())
+    write_json(options.json, figures)
+
+
+def vit_l() -> object:
+    """ViT-L/16 with random weights and LayerScale 1, as an encoder of the package."""
+    torch.manual_seed(0)
+    model = timm.create_model("vit_large_patch16_224", init_values=1.0, num_classes=0).eval()
+    mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (MEAN, STD))
+
+    @torch.inference_mode()
+    def embed(tiles: torch.Tensor) -> torch.Tensor:
+        return model(tiles.float().div(255).sub(mean).div(std))
+
+    return hd.encoders.from_callable(embed, name="vit_l", dim=1024, fingerprint="random weights")
+
+
+def plan_of(store: Path, n: int | None = None):
+    """The source and plan of a store's spot-centred tiles."""
+    (source,) = open_levels(store / "images" / "he")[:1]
+    corners, side = boxes(spot_centres(store)[:n], TILE_PX)
+    return source, plan_tiles(corners, side, source.shape, source.cell)
+
+
+def null_encoder(store: Path, pairs: int) -> tuple[float, float]:
+    """Tiles per second from the store to the written table with an encoder that takes no time; share of the reader's alone."""
+    source, plan = plan_of(store)
+    n = len(plan.corners)
+
+    def whole() -> float:
+        sdata = spatialdata.read_zarr(store)
+        taken = seconds(lambda: hd.pp.embed(sdata, Null(), key_added="null", overwrite=True))
+        sdata.delete_element_from_disk("null")
+        return n / taken
+
+    def alone() -> float:
+        return n / seconds(lambda: [None for _ in read_tiles(source, plan)])
+
+    whole()  # imports
+    rate, _, share = paired(whole, alone, pairs)
+    return rate, share
+
+
+def loading_share(store: Path, encoder, n: int | None, pairs: int) -> float:
+    """Share of the time of embedding that is not the encoder's."""
+    source, plan = plan_of(store, n)
+    tiles = [batch.tiles for batch in load_tiles(source, plan, tile_px=TILE_PX, device=CPU)]
+    encoder(tiles[0])
+
+    def alone() -> float:
+        return seconds(lambda: [encoder(batch) for batch in tiles])
+
+    def whole() -> float:
+        return seconds(lambda: [encoder(b.tiles) for b in load_tiles(source, plan, tile_px=TILE_PX, device=CPU)])
+
+    *_, ratio = paired(alone, whole, pairs)
+    return max(0.0, 1 - ratio)
+
+
+def peak_of_embedding(store: Path) -> float:
+    """Peak resident memory in MiB of this process while it embeds a store with the morphology encoder."""
+    sdata = spatialdata.read_zarr(store)
+    hd.pp.embed(sdata, "morphology", key_added="peak", overwrite=True, device="cpu")
+    sdata.delete_element_from_disk("peak")
+    # not ru_maxrss: a child starts with the peak of its parent
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) / 1024
+
+
+def disk_ratio(store: Path, dtype: str = "float32") -> float:
+    """Bytes of the published three files (each spot's own, 9 and 49 embeddings, float32) by those of the table."""
+    sdata = spatialdata.read_zarr(store)
+    hd.pp.embed(sdata, Wide(), key_added="wide", dtype=dtype, overwrite=True)
+    ours = sum(f.stat().st_size for f in (store / "tables" / "wide").rglob("*") if f.is_file())
+    n = sdata["wide"].n_obs
+    sdata.delete_element_from_disk("wide")
+    return PUBLISHED_COPIES * n * WIDTH * 4 / ours
+
+
+def preparation(store: Path, encoder, n: int) -> dict[str, float]:
+    """Our resize beside Pillow's, torchvision's normalisation beside the encoder's, at 448 px: pixels and embeddings."""
+    (source,) = open_levels(store / "images" / "he")[:1]
+    corners, side = boxes(spot_centres(store)[:n], 2 * TILE_PX)
+    plan = plan_tiles(corners, side, source.shape, source.cell)
+    worst, cosines = 0, []
+    normalise = v2.Compose([v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(MEAN, STD)])
+    for batch in read_tiles(source, plan):
+        pictures = [
+            Image.fromarray(tile.transpose(1, 2, 0)).resize((TILE_PX, TILE_PX), Image.Resampling.LANCZOS)
+            for tile in batch.tiles
+        ]
+        published = torch.stack([torch.from_numpy(np.array(p)).permute(2, 0, 1) for p in pictures]).contiguous()
+        ours = resize(torch.from_numpy(batch.tiles), TILE_PX, "lanczos")
+        worst = max(worst, int((published.int() - ours.int()).abs().max()))
+        reference = encoder(published)
+        if encoder.name == "vit_l":
+            mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (MEAN, STD))
+            by_torchvision = torch.stack([normalise(p) for p in pictures])
+            assert torch.allclose(by_torchvision, published.float().div(255).sub(mean).div(std), atol=1e-5)
+        cosines += torch.nn.functional.cosine_similarity(encoder(ours), reference).tolist()
+    return {"largest_pixel_difference": worst, "cosine_min": min(cosines), "cosine_median": statistics.median(cosines)}
+
+
+if __name__ == "__main__":
+    main()
