@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import platform
@@ -25,6 +26,18 @@ def machine() -> str:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     return f"{name}, {cores} cores, {memory:.0f} GiB memory, Python {platform.python_version()}"
+
+
+def hest_parser(description: str | None) -> argparse.ArgumentParser:
+    """Options of the benchmarks that read a real slide and a large one."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--hest", type=Path, required=True, help="folder in HEST layout")
+    parser.add_argument("--slide", required=True, help="id of the slide")
+    parser.add_argument("--json", type=Path, help="file to write the figures to")
+    parser.add_argument("--work", type=Path, help="folder for the stores, kept; a temporary one by default")
+    parser.add_argument("--large", type=int, default=40_000, help="side of the large slide in px, 0 for none")
+    parser.add_argument("--pairs", type=int, default=3)
+    return parser
 
 
 def seconds(work: Callable[[], object]) -> float:

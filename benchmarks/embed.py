@@ -20,7 +20,7 @@ import numpy as np
 import spatialdata
 import timm
 import torch
-from _common import large_store, paired, real_store, seconds, spot_centres, write_json
+from _common import hest_parser, large_store, paired, real_store, seconds, spot_centres, write_json
 from PIL import Image
 from torchvision.transforms import v2
 
@@ -52,14 +52,8 @@ class Wide:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--hest", type=Path, required=True, help="folder in HEST layout")
-    parser.add_argument("--slide", required=True, help="id of the slide")
-    parser.add_argument("--json", type=Path, help="file to write the figures to")
-    parser.add_argument("--work", type=Path, help="folder for the stores, kept; a temporary one by default")
-    parser.add_argument("--large", type=int, default=40_000, help="side of the large slide in px, 0 for none")
+    parser = hest_parser(__doc__)
     parser.add_argument("--vit-tiles", type=int, default=32, help="tiles for ViT-L: a second or two each on a laptop")
-    parser.add_argument("--pairs", type=int, default=3)
     parser.add_argument("--peak", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.peak:

@@ -9,7 +9,6 @@ and openslide-bin beside the package.
 
 from __future__ import annotations
 
-import argparse
 import tempfile
 from collections import Counter
 from collections.abc import Callable
@@ -21,7 +20,7 @@ import numpy as np
 import openslide
 import spatialdata
 import zarr
-from _common import large_store, large_tiff, paired, real_store, seconds, spot_centres, write_json
+from _common import hest_parser, large_store, large_tiff, paired, real_store, seconds, spot_centres, write_json
 from spatialdata import bounding_box_query, get_pyramid_levels
 
 from hisdiff_sd.tiles import TilePlan, TileSource, boxes, open_levels, plan_tiles, read_tiles
@@ -52,13 +51,7 @@ class Counted:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--hest", type=Path, required=True, help="folder in HEST layout")
-    parser.add_argument("--slide", required=True, help="id of the slide")
-    parser.add_argument("--json", type=Path, help="file to write the figures to")
-    parser.add_argument("--work", type=Path, help="folder for the stores, kept; a temporary one by default")
-    parser.add_argument("--large", type=int, default=40_000, help="side of the large slide in px, 0 for none")
-    parser.add_argument("--pairs", type=int, default=3)
+    parser = hest_parser(__doc__)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         work = options.work or Path(temporary)

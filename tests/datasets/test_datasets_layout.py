@@ -39,7 +39,13 @@ def files_in(root):
 def test_every_file_is_there(hest_root):
     expected = ["HEST_v1_1_0.csv"]
     for name in SLIDES:
-        expected += [f"wsis/{name}.tif", f"st/{name}.h5ad", f"metadata/{name}.json", f"truth/{name}.h5ad"]
+        expected += [
+            f"wsis/{name}.tif",
+            f"st/{name}.h5ad",
+            f"metadata/{name}.json",
+            f"truth/{name}.h5ad",
+            f"truth/{name}_map.h5ad",
+        ]
         expected += [f"thumbnails/{name}_downscaled_fullres.jpeg"]
     assert files_in(hest_root) == sorted(expected)
 

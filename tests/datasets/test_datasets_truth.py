@@ -8,6 +8,7 @@ import pytest
 import tifffile
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.interpolate import LinearNDInterpolator
 
 import hisdiff_sd as hd
 from hisdiff_sd.datasets._genes import PROGRAMMES, draw_genes
@@ -171,3 +172,17 @@ def test_a_visium_spot_catches_less_than_a_larger_one(tmp_path):
         depth[technology] = (obs["depth"] / (obs["nuclear_density"] + 400)).median()
     ratio = depth["Visium"] / depth["Spatial Transcriptomics"]
     assert ratio == pytest.approx((55 / 100) ** 2, rel=0.4)
+
+
+def test_truth_of_the_whole_section_agrees_with_that_of_the_spots(root, truth):
+    """At a spot, the map says what the spot says, but for the few um between the two."""
+    section = hd.datasets.synthetic_truth(root, "L1", whole_section=True)
+    assert list(section.var_names) == list(truth.var_names)
+    assert section.n_obs > 8 * truth.n_obs  # 50 um apart, not 200, and no margin is kept
+    # between the four points around it lies what a spot has, but for what is smaller than 50 um
+    between = LinearNDInterpolator(section.obsm["spatial"], np.log(section.X))(truth.obsm["spatial"])
+    inside = np.isfinite(between).all(1)
+    assert inside.mean() > 0.9
+    spots = np.log(truth.layers["rate_morphology"][inside])
+    r = [np.corrcoef(between[inside, g], spots[:, g])[0, 1] for g in range(truth.n_vars)]
+    assert np.min(r) > 0.8

@@ -37,7 +37,6 @@ def draw_expression(
     """What is true of each spot: expected counts and their parts; `synthetic_truth` documents the fields."""
     n_spots, n_genes = len(under), len(genes.names)
     hidden = _hidden_field(rng, xy_um)
-    seen = _activities(under, np.zeros(n_spots))
     all_of_it = _activities(under, hidden) + _RESIDUAL * rng.standard_normal((n_spots, len(PROGRAMMES)))
     slide, spot = rng.normal(0, 0.25), rng.normal(0, 0.25, n_spots)
     cells = 0.1 + 0.9 * under["nuclear_density"].to_numpy() / _USUAL_DENSITY
@@ -49,8 +48,13 @@ def draw_expression(
         X=depth[:, None] * rate,
         obs=obs,
         var=pd.DataFrame({"programme": genes.programme}, index=genes.names),
-        layers={"rate": rate, "rate_morphology": _composition(genes.base + shift + seen @ genes.loadings)},
+        layers={"rate": rate, "rate_morphology": rate_of_morphology(under, genes, shift)},
     )
+
+
+def rate_of_morphology(under: pd.DataFrame, genes: Genes, shift: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(n_spots, n_genes) shares of the counts as far as the image shows them."""
+    return _composition(genes.base + shift + _activities(under, np.zeros(len(under))) @ genes.loadings)
 
 
 def draw_counts(rng: np.random.Generator, expected: NDArray[np.float64]) -> NDArray[np.float32]:

@@ -13,7 +13,7 @@ from scipy.sparse import csr_matrix
 
 from hisdiff_sd._errors import HisDiffError, MissingFileError, check_one_of
 from hisdiff_sd.datasets import _files
-from hisdiff_sd.datasets._expression import draw_counts, draw_expression
+from hisdiff_sd.datasets._expression import draw_counts, draw_expression, rate_of_morphology
 from hisdiff_sd.datasets._genes import PROGRAMMES, draw_genes
 from hisdiff_sd.datasets._nuclei import draw_nuclei
 from hisdiff_sd.datasets._spots import TECHNOLOGIES, Technology, lay_spots, look_under
@@ -24,6 +24,11 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from hisdiff_sd.datasets._genes import Genes
+    from hisdiff_sd.datasets._nuclei import Nuclei
+    from hisdiff_sd.datasets._tissue import Tissue
+
+
+_MAP_UM = 50.0  # distance of the points at which the truth of a whole section is kept
 
 
 @dataclass(frozen=True)
@@ -115,7 +120,7 @@ def synthetic(
     return root
 
 
-def synthetic_truth(root: str | Path, sample_id: str) -> ad.AnnData:
+def synthetic_truth(root: str | Path, sample_id: str, *, whole_section: bool = False) -> ad.AnnData:
     """What lies behind the counts of a slide that `synthetic` wrote.
 
     Parameters
@@ -124,6 +129,8 @@ def synthetic_truth(root: str | Path, sample_id: str) -> ad.AnnData:
         The folder that `synthetic` returned.
     sample_id
         Id of the slide.
+    whole_section
+        Not the truth at the spots, but all over the section: as if a spot lay at every point of a square grid of 50 um.
 
     Returns
     -------
@@ -132,7 +139,8 @@ def synthetic_truth(root: str | Path, sample_id: str) -> ad.AnnData:
     without what no image shows. Per spot: ``obs[["tumour", "stroma", "fat", "immune"]]``, shares of the spot's area
     (the rest is outside the section); ``obs["nuclear_density"]`` in nuclei per square mm; ``obs["hidden"]``, the
     hidden programme, about N(0, 1); ``obs["depth"]``, the expected total count. Per gene: ``var["programme"]``.
-    ``obsm["spatial"]``: (x, y) in level-0 pixels.
+    ``obsm["spatial"]``: (x, y) in level-0 pixels. Of the whole section only ``X``, which is ``rate_morphology`` there, the
+    shares of the area, the nuclear density and the places.
 
     Raises
     ------
@@ -140,9 +148,9 @@ def synthetic_truth(root: str | Path, sample_id: str) -> ad.AnnData:
         If there is no such slide.
     """
     folder = Path(root) / "truth"
-    path = folder / f"{sample_id}.h5ad"
+    path = folder / (f"{sample_id}{_files.MAP}" if whole_section else f"{sample_id}.h5ad")
     if not path.is_file():
-        there = ", ".join(sorted(p.stem for p in folder.glob("*.h5ad"))) or "none"
+        there = ", ".join(sorted(p.stem for p in folder.glob("*.h5ad") if not p.name.endswith(_files.MAP))) or "none"
         raise MissingFileError(f"no truth of slide {sample_id!r} in {folder}; slides there: {there}.")
     return ad.read_h5ad(path)
 
@@ -206,8 +214,25 @@ def _write_slide(plan: _Plan, name: str, patient: int) -> dict[str, Any]:
         rng["rates"], under, spots[["x_um", "y_um"]].to_numpy(), plan.technology.diameter_um, plan.genes, shift
     )
     truth.obsm["spatial"] = spots[["x_um", "y_um"]].to_numpy() / plan.mpp
+    _write_map(plan, name, tissue, nuclei, shift)
     counts = _table(spots, truth, draw_counts(rng["counts"], truth.X))
     return _write_files(plan, name, patient, image, counts, truth)
+
+
+def _write_map(plan: _Plan, name: str, tissue: Tissue, nuclei: list[Nuclei], shift: np.ndarray) -> None:
+    """Write what the morphology says of spots all over the section."""
+    width, height = plan.size_um
+    x, y = (a.ravel() for a in np.meshgrid(*(np.arange(_MAP_UM / 2, side, _MAP_UM) for side in (width, height))))
+    points = pd.DataFrame({"x_um": x, "y_um": y}, index=[f"{a:g}x{b:g}" for a, b in zip(x, y, strict=True)])
+    under = look_under(points, plan.technology.diameter_um, tissue, nuclei)
+    here = (under["outside"] < 0.5).to_numpy()
+    truth = ad.AnnData(
+        rate_of_morphology(under[here], plan.genes, shift),
+        obs=under[here].drop(columns="outside"),
+        var=pd.DataFrame({"programme": plan.genes.programme}, index=plan.genes.names),
+        obsm={"spatial": points[here].to_numpy() / plan.mpp},
+    )
+    truth.write_h5ad(plan.root / "truth" / f"{name}{_files.MAP}")
 
 
 def _table(spots: pd.DataFrame, truth: ad.AnnData, counts: np.ndarray) -> ad.AnnData:

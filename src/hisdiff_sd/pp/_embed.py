@@ -19,7 +19,7 @@ from hisdiff_sd.io._slide import parse_table
 from hisdiff_sd.io._store import check_table_name, check_writable, slide_attrs, write_table
 from hisdiff_sd.pp._partial import Partial, partial_results
 from hisdiff_sd.tiles import (
-    LoadedBatch,
+    TileBatch,
     TilePlan,
     TileProtocol,
     TileSource,
@@ -196,12 +196,12 @@ def _embed_tiles(
         logger.info("%s: %d of %d tiles were embedded before; going on", slide, n - left, n)
     estimate = Estimate(f"embedding {slide} with {encoder.name}", left, n * encoder.dim * dtype.itemsize)
     device = getattr(encoder, "device", torch.device("cpu"))
-    waiting: tuple[LoadedBatch, torch.Tensor] | None = None
+    waiting: tuple[TileBatch[torch.Tensor], torch.Tensor] | None = None
 
     with progress(f"embedding {slide} with {encoder.name}", n) as advance:
         advance(n - left)
 
-        def settle(batch: LoadedBatch, vectors: torch.Tensor) -> None:
+        def settle(batch: TileBatch[torch.Tensor], vectors: torch.Tensor) -> None:
             partial.add(batch.index, batch.rows, _checked(vectors, batch, encoder, slide), batch.failed)
             advance(len(batch.rows) + len(batch.failed))
             estimate.done(len(batch.rows))
@@ -216,7 +216,7 @@ def _embed_tiles(
             settle(*waiting)
 
 
-def _checked(vectors: torch.Tensor, batch: LoadedBatch, encoder: TileEncoder, slide: str) -> np.ndarray:
+def _checked(vectors: torch.Tensor, batch: TileBatch[torch.Tensor], encoder: TileEncoder, slide: str) -> np.ndarray:
     """Vectors of a batch as float32 on the CPU, if they are what the encoder promised."""
     n = len(batch.rows)
     if tuple(vectors.shape) != (n, encoder.dim):

@@ -2,7 +2,7 @@
 
 from hisdiff_sd.tiles._context import Context, nearest, within
 from hisdiff_sd.tiles._files import open_levels
-from hisdiff_sd.tiles._loader import LoadedBatch, load_tiles
+from hisdiff_sd.tiles._loader import load_tiles
 from hisdiff_sd.tiles._plan import PADDINGS, TilePlan, plan_tiles
 from hisdiff_sd.tiles._protocol import TILE_PX, TileProtocol, best_level, boxes
 from hisdiff_sd.tiles._reader import TileBatch, read_tiles
@@ -14,7 +14,6 @@ __all__ = [
     "nearest",
     "within",
     "open_levels",
-    "LoadedBatch",
     "load_tiles",
     "PADDINGS",
     "TilePlan",

@@ -5,10 +5,7 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
-
-import numpy as np
 
 from hisdiff_sd.tiles._plan import Batch, TilePlan
 from hisdiff_sd.tiles._reader import TileBatch, read_tiles
@@ -16,31 +13,10 @@ from hisdiff_sd.tiles._resize import resize
 from hisdiff_sd.tiles._source import TileSource
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
 
 _READY = 2  # batches that wait for the encoder
-
-
-@dataclass(frozen=True)
-class LoadedBatch:
-    """Tiles of one batch on a device.
-
-    Attributes
-    ----------
-    index
-        Place of the batch in the plan.
-    rows
-        (m,) rows of the tiles.
-    tiles
-        uint8 (m, 3, tile_px, tile_px).
-    failed
-        What went wrong, by row, for tiles that could not be read; those are not among `rows`.
-    """
-
-    index: int
-    rows: np.ndarray
-    tiles: torch.Tensor
-    failed: dict[int, str]
 
 
 def load_tiles(
@@ -52,7 +28,7 @@ def load_tiles(
     resample: str = "bicubic",
     device: torch.device,
     threads: int | None = None,
-) -> Iterator[LoadedBatch]:
+) -> Iterator[TileBatch[torch.Tensor]]:
     """Read tiles, move them to a device and resize them there, ahead of the loop that uses them.
 
     Parameters
@@ -68,12 +44,12 @@ def load_tiles(
 
     Yields
     ------
-    A `LoadedBatch` each, in the order of the plan.
+    A `TileBatch` each, in the order of the plan.
     """
-    ready: queue.Queue[LoadedBatch | BaseException | None] = queue.Queue(_READY)
+    ready: queue.Queue[TileBatch[torch.Tensor] | BaseException | None] = queue.Queue(_READY)
     stop = threading.Event()
 
-    def put(item: LoadedBatch | BaseException | None) -> bool:
+    def put(item: TileBatch[torch.Tensor] | BaseException | None) -> bool:
         while not stop.is_set():
             try:
                 ready.put(item, timeout=0.1)
@@ -103,7 +79,9 @@ def load_tiles(
         producer.join()
 
 
-def _to_device(batch: TileBatch, tile_px: int, resample: str, device: torch.device) -> LoadedBatch:
+def _to_device(
+    batch: TileBatch[np.ndarray], tile_px: int, resample: str, device: torch.device
+) -> TileBatch[torch.Tensor]:
     import torch
 
     tiles = torch.from_numpy(batch.tiles)
@@ -111,4 +89,4 @@ def _to_device(batch: TileBatch, tile_px: int, resample: str, device: torch.devi
         tiles = tiles.pin_memory()
     tiles = tiles.to(device, non_blocking=True)
     with torch.inference_mode():
-        return LoadedBatch(batch.index, batch.rows, resize(tiles, tile_px, resample), batch.failed)
+        return TileBatch(batch.index, batch.rows, resize(tiles, tile_px, resample), batch.failed)

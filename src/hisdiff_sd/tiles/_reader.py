@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 import numpy as np
 
@@ -16,10 +17,12 @@ MEMORY = 512 * 2**20  # bytes of decoded cells that are kept
 _AHEAD = 4  # batches whose cells are decoded before it is their turn
 _MOST_THREADS = 8
 
+Pixels = TypeVar("Pixels")
+
 
 @dataclass(frozen=True)
-class TileBatch:
-    """Tiles of one batch.
+class TileBatch(Generic[Pixels]):
+    """Tiles of one batch: as they are read an array, as they are loaded for an encoder a tensor on its device.
 
     Attributes
     ----------
@@ -35,7 +38,7 @@ class TileBatch:
 
     index: int
     rows: np.ndarray
-    tiles: np.ndarray
+    tiles: Pixels
     failed: dict[int, str]
 
 
@@ -52,7 +55,7 @@ def read_tiles(
     *,
     threads: int | None = None,
     memory: int = MEMORY,
-) -> Iterator[TileBatch]:
+) -> Iterator[TileBatch[np.ndarray]]:
     """Read the tiles of a plan batch by batch, while threads decode what comes next.
 
     Parameters
@@ -99,7 +102,9 @@ def read_tiles(
         pool.shutdown(cancel_futures=True)
 
 
-def _assemble(source: TileSource, plan: TilePlan, batch: Batch, held: dict[Cell, Future[np.ndarray]]) -> TileBatch:
+def _assemble(
+    source: TileSource, plan: TilePlan, batch: Batch, held: dict[Cell, Future[np.ndarray]]
+) -> TileBatch[np.ndarray]:
     """Wait for the cells of a batch and cut its tiles from them."""
     cells: dict[Cell, np.ndarray] = {}
     broken: dict[Cell, str] = {}
