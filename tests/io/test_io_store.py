@@ -18,11 +18,12 @@ import spatialdata
 from filelock import FileLock, Timeout
 from scipy.sparse import issparse
 from spatialdata.models import Labels2DModel, PointsModel, ShapesModel, TableModel
+from spatialdata.transformations import Scale, get_transformation
 
 import hisdiff_sd as hd
 from hisdiff_sd._errors import HisDiffError
 from hisdiff_sd.io import _atomic
-from hisdiff_sd.io._store import write_table
+from hisdiff_sd.io._store import write_shapes, write_table
 
 
 @pytest.fixture(scope="module")
@@ -336,7 +337,7 @@ def test_a_table_that_cannot_be_written_changes_nothing(store, monkeypatch, wher
     before = snapshot(store)
     monkeypatch.setattr(f"hisdiff_sd.io._store.{where}", full_disk)
     with pytest.raises(
-        HisDiffError, match=r"writing table 'extra' into .*T1\.zarr failed .*No space.*store is as it was"
+        HisDiffError, match=r"writing a table 'extra' into .*T1\.zarr failed .*No space.*store is as it was"
     ):
         write_table(sdata, "extra", table_of(sdata, 2), overwrite=overwrite)
     monkeypatch.undo()
@@ -352,6 +353,61 @@ def test_a_store_that_is_gone(store):
     with pytest.raises(HisDiffError, match=r"T1\.zarr of this slide is gone; write it again"):
         write_table(sdata, "extra", table_of(sdata, 1))
     assert not store.exists()
+
+
+# adding shapes
+
+
+def outline(side: float) -> geopandas.GeoDataFrame:
+    """A square with a hole, and its size."""
+    square = shapely.box(0, 0, side, side) - shapely.box(1, 1, 2, 2)
+    frame = geopandas.GeoDataFrame({"area": [square.area]}, geometry=[square], index=pd.Index(["a"]))
+    return ShapesModel.parse(frame, transformations={"microns": Scale([2.0, 2.0], axes=("x", "y"))})
+
+
+def test_shapes_are_added_to_object_and_store(store):
+    sdata = spatialdata.read_zarr(store)
+    write_shapes(sdata, "tissue", outline(9))
+    back = spatialdata.read_zarr(store)
+    assert_same(sdata, back)
+    assert back["tissue"].geometry.iloc[0].equals(shapely.box(0, 0, 9, 9) - shapely.box(1, 1, 2, 2))
+    scale = get_transformation(back["tissue"], "microns").to_affine_matrix(("x", "y"), ("x", "y"))
+    np.testing.assert_array_equal(scale, np.diag([2, 2, 1]))
+    assert not stages(store)
+
+
+def test_shapes_that_are_there_are_replaced_only_when_asked(store, snapshot):
+    sdata, other = spatialdata.read_zarr(store), spatialdata.read_zarr(store)
+    write_shapes(sdata, "tissue", outline(9))
+    before = snapshot(store)
+    with pytest.raises(HisDiffError, match="has shapes 'tissue' already; give overwrite=True"):
+        write_shapes(sdata, "tissue", outline(5))
+    with pytest.raises(HisDiffError, match="another process has written shapes 'tissue'"):
+        write_shapes(other, "tissue", outline(5))
+    assert snapshot(store) == before
+    assert "tissue" not in other.shapes
+    write_shapes(sdata, "tissue", outline(5), overwrite=True)
+    assert_same(sdata, spatialdata.read_zarr(store))
+    assert sdata["tissue"]["area"].tolist() == [24.0]
+
+
+@pytest.mark.parametrize("name", ["he", "table", "Spots", "a b", "__x"])
+def test_names_that_no_shapes_can_have(store, name, snapshot):
+    sdata = spatialdata.read_zarr(store)
+    before = snapshot(store.parent)
+    with pytest.raises(HisDiffError, match="cannot be the name of shapes"):
+        write_shapes(sdata, name, outline(9), overwrite=True)
+    assert snapshot(store.parent) == before
+
+
+def test_shapes_that_cannot_be_written_change_nothing(store, monkeypatch, snapshot):
+    sdata = spatialdata.read_zarr(store)
+    before = snapshot(store)
+    monkeypatch.setattr("hisdiff_sd.io._store.move_in", full_disk)
+    with pytest.raises(HisDiffError, match=r"writing shapes 'tissue' into .*T1\.zarr failed .*store is as it was"):
+        write_shapes(sdata, "tissue", outline(9))
+    assert snapshot(store) == before
+    assert "tissue" not in sdata.shapes
 
 
 # locks and stages

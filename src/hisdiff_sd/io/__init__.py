@@ -4,5 +4,6 @@ from hisdiff_sd._companion import open
 from hisdiff_sd.io._hest import hest
 from hisdiff_sd.io._store import write
 from hisdiff_sd.io._visium import visium
+from hisdiff_sd.io._wsi import wsi
 
-__all__ = ["hest", "visium", "open", "write"]
+__all__ = ["hest", "visium", "wsi", "open", "write"]

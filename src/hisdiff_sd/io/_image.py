@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import dask.array as da
 import numpy as np
 
 from hisdiff_sd._errors import HisDiffError, MissingFileError
+from hisdiff_sd._openslide import on_white, open_openslide, read_region
+from hisdiff_sd.io._limits import check_piece, check_size
+from hisdiff_sd.io._tiff import by_region, level_of, needs_openslide, open_tiff
 
 if TYPE_CHECKING:
     import PIL.Image
-    import tifffile
     from xarray import DataTree
 
 CHUNK = 512
@@ -23,16 +25,30 @@ THUMBNAIL_PX = 1000
 _SMALLEST_LEVEL = 512
 _WHITE = 255
 _FLAT = (".png", ".jpg", ".jpeg")
+# the last bytes of a JPEG, and where they are looked for: some programs add something of their own
+_END_OF_JPEG = b"\xff\xd9"
+_TAIL = 2**16
+_TIFF = (".tif", ".tiff", ".svs", ".btf")
+
+
+def file_kind(path: Path) -> Literal["flat", "tiff", "openslide"]:
+    """Who reads an image file: Pillow (PNG, JPEG), tifffile, or OpenSlide."""
+    if not path.exists():
+        raise MissingFileError(f"no image {path}")
+    if path.is_dir():
+        raise HisDiffError(f"{path} is a folder; an image file is needed (stores are opened with hd.io.open)")
+    if path.suffix.lower() in _FLAT:
+        return "flat"
+    return "tiff" if path.suffix.lower() in _TIFF and not needs_openslide(path) else "openslide"
 
 
 def open_image(path: Path) -> da.Array:
     """Level 0 of an H&E image, lazily, as uint8 (3, y, x).
 
-    TIFF files are read tile by tile; PNG and JPEG, which cannot be, are read whole when first used and kept.
+    TIFF files and what OpenSlide opens are read tile by tile; PNG and JPEG, which cannot be, are read whole when first
+    used and kept.
     """
-    if not path.exists():
-        raise MissingFileError(f"no image {path}")
-    return _to_cyx(_open_flat(path) if path.suffix.lower() in _FLAT else _open_tiff(path), path)
+    return {"flat": _open_flat, "tiff": open_tiff, "openslide": _open_openslide}[file_kind(path)](path)
 
 
 def true_size(image: da.Array) -> tuple[int, int]:
@@ -71,8 +87,8 @@ def thumbnail(path: Path, image: da.Array) -> np.ndarray:
     """The slide at 1,000 px on its longer edge (or its own size if smaller), uint8 (y, x, 3)."""
     from PIL import Image
 
-    level = 0 if path.suffix.lower() in _FLAT else _level_for_thumbnail(path)
-    source = _to_cyx(_open_tiff(path, level), path) if level else image
+    level = level_of(path, THUMBNAIL_PX) if file_kind(path) == "tiff" else 0
+    source = open_tiff(path, level) if level else image
     # a file without small levels is thinned out while it is read, so that it never lies in memory whole
     stride = max(1, max(true_size(source)) // (2 * THUMBNAIL_PX))
     try:
@@ -103,7 +119,12 @@ def _open_flat(path: Path) -> da.Array:
     try:
         with _picture(path) as header:
             (width, height), mode = header.size, header.mode
-    except OSError as error:
+        check_size(path, height, width)
+        check_piece(path, height, width, "as a whole")
+        _check_end(path)
+    except HisDiffError:
+        raise
+    except Exception as error:  # a damaged file fails in many ways
         raise HisDiffError(f"{path} cannot be read as an image ({error}); fetch it again") from error
     if mode not in ("RGB", "RGBA"):
         raise HisDiffError(f"{path} has pixels of kind {mode!r}; an 8-bit RGB image is needed")
@@ -111,62 +132,25 @@ def _open_flat(path: Path) -> da.Array:
     @cache
     def load() -> np.ndarray:
         with _picture(path) as opened:
-            return np.asarray(opened.convert("RGB"))
+            return np.asarray(opened if mode == "RGB" else on_white(opened))
 
-    return da.from_delayed(delayed(load)(), (height, width, 3), np.uint8)
-
-
-def _open_tiff(path: Path, level: int = 0) -> da.Array:
-    """One level of a TIFF, lazily."""
-    import tifffile
-
-    try:
-        with tifffile.TiffFile(path) as tif:
-            _check_whole(tif, path)
-        return da.from_zarr(tifffile.imread(path, aszarr=True, series=0, level=level))
-    except HisDiffError:
-        raise
-    except Exception as error:  # a damaged file fails in many ways
-        raise HisDiffError(f"{path} cannot be read as a TIFF ({error}); it may be truncated: fetch it again") from error
+    return da.from_delayed(delayed(load)(), (height, width, 3), np.uint8).transpose(2, 0, 1)
 
 
-def _check_whole(tif: tifffile.TiffFile, path: Path) -> None:
-    """Refuse a file that ends before the tiles of any of its levels do, or before a further level."""
-    size = path.stat().st_size
-    pages = [*tif.pages, *(p for level in tif.series[0].levels for p in level.pages if p is not None)]
-    ends = [_next_level(tif) + 1]
-    for page in pages:
-        if not 0 < len(page.dataoffsets) == len(page.databytecounts):
-            raise HisDiffError(f"{path} is truncated: its list of tiles is cut off; fetch it again")
-        ends += [offset + n for offset, n in zip(page.dataoffsets, page.databytecounts, strict=True)]
-    if max(ends) > size:
-        raise HisDiffError(f"{path} is truncated: it has {size} bytes of at least {max(ends)}; fetch it again")
+def _check_end(path: Path) -> None:
+    """Refuse a PNG or JPEG that is cut off, without decoding it."""
+    with _picture(path) as picture:
+        if picture.format == "PNG":
+            picture.verify()  # goes from chunk to chunk up to the last
+        if picture.format != "JPEG":
+            return
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - _TAIL))
+        if _END_OF_JPEG not in file.read():
+            raise HisDiffError(f"{path} is truncated: its end is missing; fetch it again")
 
 
-def _next_level(tif: tifffile.TiffFile) -> int:
-    """Where the last level that was found says that another one starts: 0 in a file that is whole."""
-    pointer = tif.pages.next_page_offset
-    if pointer is None:
-        return 0
-    tif.filehandle.seek(pointer)
-    return int.from_bytes(tif.filehandle.read(tif.tiff.offsetsize), "little" if tif.byteorder == "<" else "big")
-
-
-def _level_for_thumbnail(path: Path) -> int:
-    """The smallest level of a TIFF that is not smaller than a thumbnail."""
-    import tifffile
-
-    with tifffile.TiffFile(path) as tif:
-        longest = [max(level.shape) for level in tif.series[0].levels]
-    return max((i for i, side in enumerate(longest) if side >= THUMBNAIL_PX), default=0)
-
-
-def _to_cyx(image: da.Array, path: Path) -> da.Array:
-    """Bring a (y, x, 3 or 4) or (3 or 4, y, x) uint8 array to (3, y, x)."""
-    if image.ndim == 3 and image.shape[-1] in (3, 4):
-        image = image.transpose(2, 0, 1)
-    if image.ndim != 3 or image.shape[0] not in (3, 4):
-        raise HisDiffError(f"{path} is not an RGB image (shape {tuple(image.shape)}); an 8-bit RGB image is needed")
-    if image.dtype != np.uint8:
-        raise HisDiffError(f"{path} has {image.dtype} pixels; an 8-bit RGB image is needed")
-    return image[:3]
+def _open_openslide(path: Path) -> da.Array:
+    width, height = open_openslide(path).dimensions
+    check_size(path, height, width)
+    return by_region(partial(read_region, path), height, width, 3, 2 * CHUNK).transpose(2, 0, 1)

@@ -88,25 +88,49 @@ def assemble(parts: SlideParts) -> SpatialData:
     small = thumbnail(parts.image_path, image)
     scale = max(small.shape[:2]) / max(true_size(image))
     dress_table(table, keys.SPOTS, xy, spatial_uns(parts.slide, small, scale, diameter_px))
-    height, width = true_size(image)
-    attrs = {
-        "schema": keys.SCHEMA_VERSION,
-        "slide": parts.slide,
-        **{k: parts.about.get(k, "") for k in ("patient", "species", "organ", "technology", "dataset")},
-        "mpp": parts.mpp,
-        "mpp_source": parts.mpp_source,
-        "spot_diameter_um": parts.spot_diameter_um,
-        "spot_pitch_um": parts.spot_pitch_um,
-        "true_size": [height, width],
-        "source": {"image": parts.image_path.name, "image_bytes": parts.image_path.stat().st_size},
-        "qc": found,
-    }
+    attrs = slide_record(
+        parts.slide,
+        image,
+        {"image": parts.image_path.name, "image_bytes": parts.image_path.stat().st_size},
+        mpp=parts.mpp,
+        mpp_source=parts.mpp_source,
+        about=parts.about,
+        spot_um=(parts.spot_diameter_um, parts.spot_pitch_um),
+        found=found,
+    )
     return SpatialData(
         images={keys.HE: pyramid(image, parts.mpp)},
         shapes={keys.SPOTS: ShapesModel.parse(shapes, transformations=transformations)},
         tables={keys.TABLE: parse_table(table, keys.SPOTS)},
         attrs={keys.ATTRS: attrs},
     )
+
+
+def slide_record(
+    slide: str,
+    image: da.Array,
+    source: dict[str, Any],
+    *,
+    mpp: float,
+    mpp_source: str,
+    about: dict[str, str],
+    spot_um: tuple[float | None, float | None] = (None, None),
+    found: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    """What a store says of its slide: ``sdata.attrs["hisdiff_sd"]``."""
+    height, width = true_size(image)
+    return {
+        "schema": keys.SCHEMA_VERSION,
+        "slide": slide,
+        **{k: about.get(k, "") for k in ("patient", "species", "organ", "technology", "dataset")},
+        "mpp": mpp,
+        "mpp_source": mpp_source,
+        "spot_diameter_um": spot_um[0],
+        "spot_pitch_um": spot_um[1],
+        "true_size": [height, width],
+        "source": source,
+        "qc": found or {},
+    }
 
 
 def dress_table(table: AnnData, region: str, xy: np.ndarray, uns: dict[str, Any]) -> None:

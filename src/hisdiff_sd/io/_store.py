@@ -1,4 +1,4 @@
-"""The one writer of stores and of the tables that are added to them."""
+"""The one writer of stores and of the tables and shapes that are added to them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ from hisdiff_sd.io._atomic import locked, move_in, staged
 
 if TYPE_CHECKING:
     from anndata import AnnData
+    from geopandas import GeoDataFrame
     from spatialdata import SpatialData
+
+_KINDS = {"tables": "a table", "shapes": "shapes"}  # how messages call an element
 
 
 def write(sdata: SpatialData, path: str | Path, *, overwrite: bool = False) -> SpatialData:
@@ -81,27 +84,40 @@ def write_table(sdata: SpatialData, name: str, table: AnnData, *, overwrite: boo
         If the name cannot be used, the table is there (in the object or in its store) and `overwrite` is false, or the
         store cannot be written to.
     """
-    check_table_name(sdata, name)
-    if name in sdata.tables and not overwrite:
-        raise HisDiffError(f"the slide has a table {name!r} already; give overwrite=True to replace it")
-    if sdata.is_backed() and sdata.path is not None:
-        _write_to_store(Path(str(sdata.path)).resolve(), name, table, overwrite)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # "key exists, overwriting" is what was asked for
-        sdata.tables[name] = table
+    _add(sdata, "tables", name, table, overwrite)
+
+
+def write_shapes(sdata: SpatialData, name: str, shapes: GeoDataFrame, *, overwrite: bool = False) -> None:
+    """Add shapes to a slide, and to its store if it has one, atomically.
+
+    Parameters
+    ----------
+    sdata
+        The slide; changed in place.
+    name
+        Name of the shapes.
+    shapes
+        Shapes that ``ShapesModel.parse`` returned.
+    overwrite
+        Replace shapes of that name.
+
+    Raises
+    ------
+    HisDiffError
+        If the name cannot be used, the shapes are there (in the object or in its store) and `overwrite` is false, or the
+        store cannot be written to.
+    """
+    _add(sdata, "shapes", name, shapes, overwrite)
 
 
 def check_table_name(sdata: SpatialData, name: str) -> None:
     """Refuse a name that a table of this slide cannot have, before any work is put into the table."""
-    if not re.fullmatch(r"(?!__)(?!\.*$)[\w.-]+", name):
-        raise HisDiffError(
-            f"{name!r} cannot be the name of a table: letters, digits, '_', '.' and '-' can be used, no '__' in front"
-        )
-    for kind, other, _ in sdata.gen_elements():
-        if other.lower() == name.lower() and (kind != "tables" or other != name):
-            raise HisDiffError(
-                f"{name!r} cannot be the name of a table: the slide has {kind} {other!r}; choose another"
-            )
+    _check_name(sdata, "tables", name)
+
+
+def check_shapes_name(sdata: SpatialData, name: str) -> None:
+    """Refuse a name that shapes of this slide cannot have, before any work is put into them."""
+    _check_name(sdata, "shapes", name)
 
 
 def check_writable(sdata: SpatialData) -> None:
@@ -123,7 +139,7 @@ def slide_attrs(sdata: SpatialData) -> dict[str, Any]:
     if not isinstance(attrs, dict):
         raise HisDiffError(
             "this SpatialData was not made by hisdiff_sd.io (no attrs['hisdiff_sd']): its pixel size is not known; "
-            "read the slide with hd.io.hest or hd.io.visium"
+            "read the slide with hd.io.hest, hd.io.visium or hd.io.wsi"
         )
     if attrs.get("schema") != keys.SCHEMA_VERSION:
         raise HisDiffError(
@@ -132,25 +148,48 @@ def slide_attrs(sdata: SpatialData) -> dict[str, Any]:
     return attrs
 
 
-def _write_to_store(store: Path, name: str, table: AnnData, overwrite: bool) -> None:
+def _check_name(sdata: SpatialData, kind: str, name: str) -> None:
+    refused = f"{name!r} cannot be the name of {_KINDS[kind]}"
+    if not re.fullmatch(r"(?!__)(?!\.*$)[\w.-]+", name):
+        raise HisDiffError(f"{refused}: letters, digits, '_', '.' and '-' can be used, no '__' in front")
+    for there, other, _ in sdata.gen_elements():
+        if other.lower() == name.lower() and (there != kind or other != name):
+            raise HisDiffError(f"{refused}: the slide has {there} {other!r}; choose another")
+
+
+def _add(sdata: SpatialData, kind: str, name: str, element: AnnData | GeoDataFrame, overwrite: bool) -> None:
+    """Add one element to a slide and to its store."""
+    _check_name(sdata, kind, name)
+    elements = getattr(sdata, kind)
+    if name in elements and not overwrite:
+        raise HisDiffError(f"the slide has {_KINDS[kind]} {name!r} already; give overwrite=True to replace it")
+    if sdata.is_backed() and sdata.path is not None:
+        _write_to_store(Path(str(sdata.path)).resolve(), kind, name, element, overwrite)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # "key exists, overwriting" is what was asked for
+        elements[name] = element
+
+
+def _write_to_store(store: Path, kind: str, name: str, element: AnnData | GeoDataFrame, overwrite: bool) -> None:
     import zarr
     from spatialdata import SpatialData
 
     if not store.exists():
         raise HisDiffError(f"the store {store} of this slide is gone; write it again with hd.io.write")
+    called = f"{_KINDS[kind]} {name!r}"
     try:
         with staged(store) as build:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore", UserWarning)  # the staged table annotates shapes that are elsewhere
-                SpatialData(tables={name: table}).write(build)
+                warnings.simplefilter("ignore", UserWarning)  # a staged table annotates shapes that are elsewhere
+                SpatialData(**{kind: {name: element}}).write(build)
             with locked(store):
-                if not overwrite and (store / "tables" / name).exists():
+                if not overwrite and (store / kind / name).exists():
                     raise HisDiffError(
-                        f"another process has written a table {name!r} into {store}; read the store again to use it, or "
+                        f"another process has written {called} into {store}; read the store again to use it, or "
                         "give overwrite=True to replace it"
                     )
-                zarr.open_group(store, mode="r+", use_consolidated=False).require_group("tables")
-                move_in(build / "tables" / name, store / "tables" / name)
+                zarr.open_group(store, mode="r+", use_consolidated=False).require_group(kind)
+                move_in(build / kind / name, store / kind / name)
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore", UserWarning)  # of parquet files and of zarr's young format
                     zarr.consolidate_metadata(store)
@@ -158,7 +197,7 @@ def _write_to_store(store: Path, name: str, table: AnnData, overwrite: bool) -> 
         raise
     except Exception as error:
         raise HisDiffError(
-            f"writing table {name!r} into {store} failed ({_reason(error)}); the store is as it was"
+            f"writing {called} into {store} failed ({_reason(error)}); the store is as it was"
         ) from error
 
 

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from hisdiff_sd._errors import HisDiffError, MissingFileError
+from hisdiff_sd._openslide import on_white, open_openslide
 from hisdiff_sd.tiles._source import FunctionSource, TileSource, ZarrSource
 
 if TYPE_CHECKING:
     import zarr
 
-_TIFF = (".tif", ".tiff", ".svs", ".ndpi", ".scn", ".btf")
+_TIFF = (".tif", ".tiff", ".svs", ".btf")
 _OPENSLIDE_CELL = 512
 
 
@@ -75,16 +76,7 @@ def _finest_first(arrays: list[zarr.Array], name: str) -> list[TileSource]:
 
 
 def _openslide_levels(path: Path) -> list[TileSource]:
-    try:
-        import openslide
-    except ImportError as error:
-        raise HisDiffError(
-            f"{path} is neither zarr nor TIFF; OpenSlide may read it: pip install openslide-python openslide-bin"
-        ) from error
-    try:
-        slide = openslide.OpenSlide(str(path))
-    except openslide.OpenSlideError as error:
-        raise HisDiffError(f"{path} cannot be read by OpenSlide ({error})") from error
+    slide = open_openslide(path)
 
     def level(number: int) -> TileSource:
         scale = slide.level_downsamples[number]
@@ -92,7 +84,7 @@ def _openslide_levels(path: Path) -> list[TileSource]:
         def read(y: int, x: int, height: int, width: int) -> np.ndarray:
             # OpenSlide wants the corner on level 0
             region = slide.read_region((round(x * scale), round(y * scale)), number, (width, height))
-            return np.asarray(region)[:, :, :3]
+            return np.asarray(on_white(region))
 
         width, height = slide.level_dimensions[number]
         return FunctionSource(read, (height, width), _OPENSLIDE_CELL, f"{path} (level {number})")
