@@ -98,7 +98,8 @@ def test_what_is_done_skipped_and_failed_is_reported_in_the_order_given(where, p
     assert (report["bytes_added"] > 0).tolist() == [True, False, False, True]
     for path in (paths[0], paths[2]):
         sdata = spatialdata.read_zarr(path)
-        np.testing.assert_array_equal(sdata["again"].X, sdata["spots_morphology"].X)
+        # workers have other numbers of threads
+        np.testing.assert_allclose(sdata["again"].X, sdata["spots_morphology"].X, rtol=1e-4, atol=1e-5)
 
     report = map_stores(hd.pp.embed, given, client=where, encoder="morphology", key_added="again")
     assert report["status"].tolist() == ["skipped", "failed", "failed", "skipped"]
@@ -235,7 +236,7 @@ def test_ctrl_c_takes_back_what_no_worker_has_begun(client, paths, tmp_path):
     def press() -> None:
         while not list((tmp_path / "begun").iterdir()):
             time.sleep(0.05)
-        signal.raise_signal(signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
 
     threading.Thread(target=press, daemon=True).start()
     with pytest.raises(KeyboardInterrupt):

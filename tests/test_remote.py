@@ -14,8 +14,8 @@ from spatialdata.models import PointsModel
 
 import hisdiff_sd as hd
 from hisdiff_sd._cohort import map_stores
-from hisdiff_sd._companion import open as open_store
 from hisdiff_sd._errors import HisDiffError, MissingFileError
+from hisdiff_sd.io import open as open_store
 from hisdiff_sd.io._store import write_table
 
 

@@ -63,7 +63,7 @@ class Row:
 
 def run_store(function: Callable[..., Any], task: Task, options: dict[str, Any]) -> Row:
     """Open a store, call the function on it, and say what came of it."""
-    from hisdiff_sd._companion import open as open_store
+    from hisdiff_sd.io import open as open_store
 
     row = Row(task.store)
     images = _names_in(task.target / "images")

@@ -16,8 +16,9 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from geopandas import GeoDataFrame
     from spatialdata import SpatialData
+    from xarray import DataArray
 
-_KINDS = {"tables": "a table", "shapes": "shapes"}  # how messages call an element
+_KINDS = {"tables": "a table", "shapes": "shapes", "images": "an image"}  # how messages call an element
 
 
 def write(sdata: SpatialData, path: str | Path, *, overwrite: bool = False) -> SpatialData:
@@ -110,9 +111,37 @@ def write_shapes(sdata: SpatialData, name: str, shapes: GeoDataFrame, *, overwri
     _add(sdata, "shapes", name, shapes, overwrite)
 
 
+def write_image(sdata: SpatialData, name: str, image: DataArray, *, overwrite: bool = False) -> None:
+    """Add an image to a slide, and to its store if it has one, atomically.
+
+    Parameters
+    ----------
+    sdata
+        The slide; changed in place.
+    name
+        Name of the image.
+    image
+        An image that ``Image2DModel.parse`` returned.
+    overwrite
+        Replace an image of that name.
+
+    Raises
+    ------
+    HisDiffError
+        If the name cannot be used, the image is there (in the object or in its store) and `overwrite` is false, or the
+        store cannot be written to.
+    """
+    _add(sdata, "images", name, image, overwrite)
+
+
 def check_table_name(sdata: SpatialData, name: str) -> None:
     """Refuse a name that a table of this slide cannot have, before any work is put into the table."""
     _check_name(sdata, "tables", name)
+
+
+def check_image_name(sdata: SpatialData, name: str) -> None:
+    """Refuse a name that an image of this slide cannot have, before any work is put into it."""
+    _check_name(sdata, "images", name)
 
 
 def check_shapes_name(sdata: SpatialData, name: str) -> None:
@@ -157,7 +186,9 @@ def _check_name(sdata: SpatialData, kind: str, name: str) -> None:
             raise HisDiffError(f"{refused}: the slide has {there} {other!r}; choose another")
 
 
-def _add(sdata: SpatialData, kind: str, name: str, element: AnnData | GeoDataFrame, overwrite: bool) -> None:
+def _add(
+    sdata: SpatialData, kind: str, name: str, element: AnnData | GeoDataFrame | DataArray, overwrite: bool
+) -> None:
     """Add one element to a slide and to its store."""
     _check_name(sdata, kind, name)
     elements = getattr(sdata, kind)
@@ -170,7 +201,9 @@ def _add(sdata: SpatialData, kind: str, name: str, element: AnnData | GeoDataFra
         elements[name] = element
 
 
-def _write_to_store(store: Path, kind: str, name: str, element: AnnData | GeoDataFrame, overwrite: bool) -> None:
+def _write_to_store(
+    store: Path, kind: str, name: str, element: AnnData | GeoDataFrame | DataArray, overwrite: bool
+) -> None:
     import zarr
     from spatialdata import SpatialData
 

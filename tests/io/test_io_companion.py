@@ -17,8 +17,8 @@ import spatialdata
 from spatialdata.models import Image2DModel
 
 import hisdiff_sd as hd
-from hisdiff_sd._companion import open as open_store
 from hisdiff_sd._errors import HisDiffError, MissingFileError
+from hisdiff_sd.io import open as open_store
 from hisdiff_sd.io._store import write_table
 
 NOBODY = 65534
@@ -165,6 +165,8 @@ def read_only(stores: dict[str, Path]) -> Iterator[Path]:
     if root:  # whom no mode keeps from writing
         os.seteuid(NOBODY)
     try:
+        if not os.access(np.__file__, os.R_OK, effective_ids=True):
+            pytest.skip("root writes everywhere, and nobody else can read the packages of this environment")
         yield folder
     finally:
         if root:

@@ -1,5 +1,3 @@
-"""Stores of others are left as they are: what is made for them goes into a companion, a small local store."""
-
 from __future__ import annotations
 
 import hashlib
@@ -62,7 +60,7 @@ def open(store: str | Path, companion: str | Path | None = None) -> SpatialData:
     """
     from spatialdata import SpatialData
 
-    from hisdiff_sd._open import open_slide  # which itself needs hisdiff_sd.io, where this function is offered
+    from hisdiff_sd._open import open_slide  # which needs hisdiff_sd.io itself
 
     origin = str(store) if is_url(store) else str(Path(store).absolute())
     source = read_remote(origin) if is_url(store) else open_slide(store)
