@@ -4,7 +4,9 @@
 
 Both sides are measured in one run. The large slide (40,000 x 40,000 px, made by repeating the real one) is embedded with
 the morphology encoder in a process of its own, whose peak memory is read. ViT-L has random weights and LayerScale 1: with
-the usual 1e-5 its features hardly vary, and nothing would be compared. The figure of a GPU comes from benchmarks/gpu.py.
+the usual 1e-5 its features hardly vary, and nothing would be compared. An encoder that takes no time embeds a dense grid
+of the large slide, and its spots, of which there are so few that writing the table counts. The figure of a GPU comes from
+benchmarks/gpu.py.
 """
 
 from __future__ import annotations
@@ -25,11 +27,13 @@ from PIL import Image
 from torchvision.transforms import v2
 
 import hisdiff_sd as hd
+from hisdiff_sd._shapes import slide_shapes
 from hisdiff_sd.tiles import TILE_PX, boxes, load_tiles, open_levels, plan_tiles, read_tiles, resize
 
 CPU = torch.device("cpu")
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 WIDTH = 1024  # of UNI's embedding, for the bytes on disk
+GRID = "tiles_dense"
 PUBLISHED_COPIES = 1 + 9 + 49  # of every embedding: spot, neighbours, global
 
 
@@ -66,10 +70,14 @@ def main() -> None:
         large = large_store(store, options.large, work) if options.large else store
         vit = vit_l()
         morphology = hd.encoders.load("morphology", device="cpu")
-        rate, share_of_reader = null_encoder(large, options.pairs)
+        lay_grid(large)
+        rate, share_of_reader = null_encoder(large, GRID, options.pairs)
+        spots_rate, spots_share = null_encoder(large, "spots", options.pairs)
         figures = {
             "tiles_per_second": rate,
             "share_of_reader": share_of_reader,
+            "spots_per_second": spots_rate,
+            "share_of_reader_at_spots": spots_share,
             "loading_share": {
                 "morphology": loading_share(store, morphology, None, options.pairs),
                 "vit_large": loading_share(store, vit, options.vit_tiles, 1),
@@ -107,21 +115,29 @@ def vit_l() -> object:
     return hd.encoders.from_callable(embed, name="vit_l", dim=1024, fingerprint="random weights")
 
 
-def plan_of(store: Path, n: int | None = None):
-    """The source and plan of a store's spot-centred tiles."""
+def lay_grid(store: Path) -> None:
+    """Tiles that touch each other all over a store's slide."""
+    sdata = spatialdata.read_zarr(store)
+    if GRID not in sdata.shapes:
+        side_um = TILE_PX * sdata.attrs["hisdiff_sd"]["mpp"]
+        hd.pp.tile(sdata, side_um, shapes_key=None, key_added=GRID)
+
+
+def plan_of(store: Path, n: int | None = None, shapes_key: str = "spots"):
+    """The source and plan of the tiles around a store's spots, or of its grid."""
     (source,) = open_levels(store / "images" / "he")[:1]
-    corners, side = boxes(spot_centres(store)[:n], TILE_PX)
+    corners, side = boxes(slide_shapes(spatialdata.read_zarr(store), shapes_key).xy[:n], TILE_PX)
     return source, plan_tiles(corners, side, source.shape, source.cell)
 
 
-def null_encoder(store: Path, pairs: int) -> tuple[float, float]:
+def null_encoder(store: Path, shapes_key: str, pairs: int) -> tuple[float, float]:
     """Tiles per second from the store to the written table with an encoder that takes no time; share of the reader's alone."""
-    source, plan = plan_of(store)
+    source, plan = plan_of(store, shapes_key=shapes_key)
     n = len(plan.corners)
 
     def whole() -> float:
         sdata = spatialdata.read_zarr(store)
-        taken = seconds(lambda: hd.pp.embed(sdata, Null(), key_added="null", overwrite=True))
+        taken = seconds(lambda: hd.pp.embed(sdata, Null(), shapes_key=shapes_key, key_added="null", overwrite=True))
         sdata.delete_element_from_disk("null")
         return n / taken
 

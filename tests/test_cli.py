@@ -71,6 +71,11 @@ def test_help_lists_the_command_and_its_options(run):
     code, text, _ = run("--help")
     assert code == 0
     assert "demo" in text
+    assert "report" in text
+    code, text, _ = run("report", "--help")
+    assert code == 0
+    for option in ("STORE", "--key", "--genes", "--out", "--overwrite"):
+        assert option in text
     code, text, _ = run("demo", "--help")
     assert code == 0
     for option in ("--hest", "--test", "--encoder", "--target", "--out", "--weights", "--seed"):
@@ -246,6 +251,65 @@ def test_a_second_run_uses_what_is_there(out, hest_root, quick, tmp_path):
     assert {p: p.stat().st_mtime_ns for p in kept} == before
     assert json.loads((again / "report.json").read_text())["target"] == "cp10k"
     assert not (again / "figures" / "expression_OLD.png").exists()
+
+
+def test_the_page_opens_offline_and_can_be_read_by_everyone(out):
+    page = (out / "report.html").read_text(encoding="utf-8")
+    assert "default-src 'none'" in page
+    assert "prefers-color-scheme: dark" in page
+    alts = re.findall(r"<img alt='([^']*)'", page)
+    assert len(alts) == len(list((out / "figures").iterdir()))
+    assert all(len(alt) > 20 for alt in alts)
+
+
+def test_a_report_of_one_slide_is_written(run, out, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    store = out / "stores" / "S2.zarr"
+    code, text, _ = run("report", store, "--genes", "EPCAM")
+    assert code == 0
+    assert text == "Report: S2_report.html\n"
+    page = Path("S2_report.html").read_text(encoding="utf-8")
+    assert "Predicted expression of slide S2" in page
+    assert page.count("<h3>") == 1
+    code, _, error = run("report", store)
+    assert code == 1
+    assert error.startswith("Error: S2_report.html exists already; give overwrite=True (--overwrite)")
+    assert Path("S2_report.html").read_text(encoding="utf-8") == page
+
+
+def test_options_reach_the_report(run, monkeypatch):
+    asked = []
+
+    def remember(*words, **options):
+        asked.append((*words, options))
+        return words[1]
+
+    monkeypatch.setattr("hisdiff_sd.pl.report", remember)
+    assert run("report", "a/S1.zarr")[:2] == (0, "Report: S1_report.html\n")
+    run("report", "S1.zarr", "--key", "mine", "--genes", "A, B,", "--out", "o.html", "--overwrite")
+    assert asked == [
+        (Path("a/S1.zarr"), Path("S1_report.html"), {"key": None, "genes": None, "overwrite": False}),
+        (Path("S1.zarr"), Path("o.html"), {"key": "mine", "genes": ["A", "B"], "overwrite": True}),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["{stores}/S9.zarr"], "no store .*S9.zarr"),
+        (["{stores}/S1.zarr"], "slide 'S1' has no prediction .*; run hd.tl.predict"),
+        (["{stores}/S2.zarr", "--genes", "EPCAMM"], "no gene in 'hisdiff' 'EPCAMM'; .* Did you mean 'EPCAM'"),
+        (["{stores}/S2.zarr", "--out", "no/x.html"], "cannot write no/x.html: there is no folder no"),
+    ],
+)
+def test_a_report_that_cannot_be_written_is_one_line(run, out, tmp_path, monkeypatch, words, message):
+    monkeypatch.chdir(tmp_path)
+    code, text, error = run("report", *(w.format(stores=out / "stores") for w in words))
+    assert code == 1
+    assert re.search(message, error)
+    assert error.count("\n") == 1
+    assert "Traceback" not in text + error
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.slow

@@ -13,6 +13,7 @@ import torch
 
 from hisdiff_sd._baselines import Baselines, Linear
 from hisdiff_sd._errors import HisDiffError, MissingFileError
+from hisdiff_sd._trust import OutOfDistribution, Reliability, Trust
 from hisdiff_sd.io._atomic import locked, move_in, staged
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 _CONFIG, _TENSORS = "config.json", "model.safetensors"
 _FORMAT = 1
 _LINEARS = ("ridge", "depth")
+_TRUST = ("ood", "genes")
 
 
 def tensors_of(model: HisDiff) -> dict[str, torch.Tensor]:
@@ -31,6 +33,9 @@ def tensors_of(model: HisDiff) -> dict[str, torch.Tensor]:
         arrays |= {f"baselines.{k}": v for k, v in _arrays(model.baselines).items()}
         for name in _LINEARS:
             arrays |= {f"baselines.{name}.{k}": v for k, v in _arrays(getattr(model.baselines, name)).items()}
+    if model.trust is not None:
+        for name in _TRUST:
+            arrays |= {f"trust.{name}.{k}": v for k, v in _arrays(getattr(model.trust, name)).items()}
     return out | {k: torch.from_numpy(np.ascontiguousarray(v)) for k, v in arrays.items()}
 
 
@@ -40,9 +45,8 @@ def config_of(model: HisDiff) -> dict[str, Any]:
         "format": _FORMAT,
         "network": model.network.config,
         "config": dataclasses.asdict(model.config),
-        "baselines": None
-        if model.baselines is None
-        else {n: {k: getattr(getattr(model.baselines, n), k) for k in ("features", "penalty")} for n in _LINEARS},
+        "baselines": None if model.baselines is None else {n: _scalars(getattr(model.baselines, n)) for n in _LINEARS},
+        "trust": None if model.trust is None else {n: _scalars(getattr(model.trust, n)) for n in _TRUST},
     }
 
 
@@ -104,7 +108,9 @@ def load(path: str | Path, **hub: Any) -> HisDiff:
         arrays = {k: v.numpy() for k, v in tensors.items()}
         scalers = Scalers(**_under(arrays, "scalers."))
         baselines = None if stored["baselines"] is None else _baselines(arrays, stored["baselines"])
-        return HisDiff(network, config, scalers, baselines)
+        # bundles of the first versions have none
+        trust = None if stored.get("trust") is None else _trust(arrays, stored["trust"])
+        return HisDiff(network, config, scalers, baselines, trust)
     except HisDiffError as error:
         raise HisDiffError(f"the model in {folder} cannot be used: {error}") from error
     except (SafetensorError, AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
@@ -112,9 +118,17 @@ def load(path: str | Path, **hub: Any) -> HisDiff:
 
 
 def _arrays(obj: Any) -> dict[str, np.ndarray]:
-    """The array fields of a dataclass."""
-    values = {f.name: getattr(obj, f.name) for f in dataclasses.fields(obj)}
+    """The array fields of a dataclass; none of None."""
+    values = {} if obj is None else {f.name: getattr(obj, f.name) for f in dataclasses.fields(obj)}
     return {k: v for k, v in values.items() if isinstance(v, np.ndarray)}
+
+
+def _scalars(obj: Any) -> dict[str, Any] | None:
+    """The other fields of a dataclass, as JSON has them; None of None."""
+    if obj is None:
+        return None
+    values = {f.name: getattr(obj, f.name) for f in dataclasses.fields(obj)}
+    return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items() if not isinstance(v, np.ndarray)}
 
 
 def _under(values: dict[str, Any], prefix: str) -> dict[str, Any]:
@@ -126,6 +140,14 @@ def _baselines(arrays: dict[str, np.ndarray], linears: dict[str, dict[str, Any]]
     own = {k: v for k, v in _under(arrays, "baselines.").items() if "." not in k}
     ridge, depth = (Linear(**linears[name], **_under(arrays, f"baselines.{name}.")) for name in _LINEARS)
     return Baselines(ridge=ridge, depth=depth, **own)
+
+
+def _trust(arrays: dict[str, np.ndarray], scalars: dict[str, Any]) -> Trust:
+    ood = OutOfDistribution(**scalars["ood"], **_under(arrays, "trust.ood."))
+    if scalars["genes"] is None:
+        return Trust(ood)
+    made = {**scalars["genes"], "slides": tuple(scalars["genes"]["slides"])}
+    return Trust(ood, Reliability(**made, **_under(arrays, "trust.genes.")))
 
 
 def _fetch(repo: str, hub: dict[str, Any]) -> Path:

@@ -13,11 +13,11 @@ from hisdiff_sd import _keys as keys
 from hisdiff_sd._errors import HisDiffError
 from hisdiff_sd._inputs import Measured, SlideInputs
 from hisdiff_sd._open import slide_name
-from hisdiff_sd._provenance import failed_tiles
-from hisdiff_sd._shapes import slide_shapes
+from hisdiff_sd._provenance import failed_tiles, get_provenance
+from hisdiff_sd._shapes import Shapes, slide_shapes
 from hisdiff_sd._targets import to_target, total_counts
 from hisdiff_sd.io._store import slide_attrs
-from hisdiff_sd.tiles import nearest
+from hisdiff_sd.tiles import lattice_context, nearest
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -27,9 +27,20 @@ logger = logging.getLogger("hisdiff_sd")
 
 
 def slide_inputs(
-    sdata: SpatialData, embedding_key: str, *, near: int, wide: int, shapes_key: str = keys.SPOTS
+    sdata: SpatialData,
+    embedding_key: str,
+    *,
+    near: int,
+    wide: int,
+    shapes_key: str = keys.SPOTS,
+    pitch_um: float | None = None,
+    grid: str = "square",
 ) -> SlideInputs:
-    """Embeddings and context of a slide's spots, in the order of the shapes, without those whose tile could not be read."""
+    """Embeddings and context of a slide's spots, in the order of the shapes, without those whose tile could not be read.
+
+    Spots have the nearest spots as context. The tiles of a grid have those that lie where the spots of a training slide,
+    `pitch_um` apart on a lattice of kind `grid`, would lie; the nearest tiles if no pitch is given.
+    """
     spots = slide_shapes(sdata, shapes_key)
     if embedding_key not in sdata.tables:
         listed = ", ".join(map(repr, sdata.tables)) or "none"
@@ -37,6 +48,10 @@ def slide_inputs(
             f"slide {slide_name(sdata)!r} has no embeddings {embedding_key!r}; tables here: {listed}; run hd.pp.embed"
         )
     table = sdata.tables[embedding_key]
+    if not spots.record().items() <= get_provenance(table).items():
+        raise HisDiffError(
+            f"{embedding_key!r} was made of other tiles, which {shapes_key!r} had before; run hd.pp.embed with overwrite=True"
+        )
     rows = rows_of(table, spots.index, embedding_key)
     here = rows >= 0
     lacking = int((~here).sum())
@@ -45,7 +60,14 @@ def slide_inputs(
     if lacking:
         logger.warning("slide %r: %d spots whose tile could not be read are left out", slide_name(sdata), lacking)
     embedding, xy = np.asarray(table.X, np.float32)[rows[here]], spots.xy[here]
-    return SlideInputs(slide_name(sdata), spots.index[here], xy, embedding, nearest(xy, near), nearest(xy, wide))
+    if spots.spacing_px is None or pitch_um is None:
+        contexts = nearest(xy, near), nearest(xy, wide)
+    else:
+        most = max(near, wide)
+        context = lattice_context(xy, pitch_um / slide_attrs(sdata)["mpp"], most, grid)
+        # nearest first, so that the small context is the beginning of the large one
+        contexts = context.first(near), context.first(wide)
+    return SlideInputs(slide_name(sdata), spots.index[here], xy, embedding, *contexts)
 
 
 def measured(table: AnnData, index: pd.Index, genes: Sequence[str], target: str, source: str) -> Measured:
@@ -66,6 +88,12 @@ def rows_of(table: AnnData, index: pd.Index, name: str) -> np.ndarray:
     if not ids.is_unique:
         raise HisDiffError(f"table {name!r} names a spot more than once")
     return ids.get_indexer(pd.Index(index.to_numpy()))
+
+
+def covers(table: AnnData, shapes: Shapes) -> bool:
+    """Whether a table has a row for every spot, but for those whose tiles could not be read, and no other."""
+    rows = set(table.obs[keys.INSTANCE])
+    return rows <= set(shapes.index) and len(rows) + failed_tiles(table) == shapes.n
 
 
 def spot_pitch_um(sdata: SpatialData) -> float | None:

@@ -12,6 +12,7 @@ from hisdiff_sd._errors import check_one_of
 
 Target = Literal["log2", "cp10k"]
 TARGETS: tuple[str, ...] = get_args(Target)
+UNITS = {"log2": "log2(count + 1)", "cp10k": "log(1 + counts per 10,000)"}  # of the targets, for people
 
 
 def to_target(counts: np.ndarray, totals: np.ndarray, target: str) -> np.ndarray:

@@ -94,6 +94,27 @@ def demo(
     typer.echo(f"\nReport: {report}")
 
 
+@app.command()
+def report(
+    store: Annotated[Path, typer.Argument(metavar="STORE", help="The store of a slide with a prediction.")],
+    key: Annotated[
+        str | None, typer.Option(help="Table of the prediction; 'hisdiff', or the only one, by default.")
+    ] = None,
+    genes: Annotated[str | None, typer.Option(help="Genes whose maps are shown, such as ERBB2,EPCAM.")] = None,
+    out: Annotated[Path | None, typer.Option(help="The page to write; <store>_report.html here by default.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a page that is there.")] = False,
+) -> None:
+    """Write what a model says of a slide, and how far to believe it, as one HTML page that opens offline.
+
+    Example: `hisdiff-sd report stores/SPA148.zarr --genes ERBB2,EPCAM --out SPA148.html`.
+    """
+    from hisdiff_sd import pl
+
+    asked = None if genes is None else [gene.strip() for gene in genes.split(",") if gene.strip()]
+    path = Path(f"{store.stem}_report.html") if out is None else out
+    typer.echo(f"Report: {pl.report(store, path, key=key, genes=asked, overwrite=overwrite)}")
+
+
 def main() -> None:
     """Run the command line; errors of the package are one line, without a traceback."""
     # threads that wait for each other by spinning crawl on a machine that does other work too; read when torch is loaded

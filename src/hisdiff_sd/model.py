@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from huggingface_hub import ModelHubMixin
 
@@ -18,8 +19,11 @@ from hisdiff_sd._baselines import Baselines
 from hisdiff_sd._errors import HisDiffError, check_one_of
 from hisdiff_sd._inputs import SlideInputs
 from hisdiff_sd._targets import TARGETS
+from hisdiff_sd._trust import Trust
 from hisdiff_sd.nn import HisDiffNetwork, load_published_state
 from hisdiff_sd.tiles import TileProtocol
+
+SPOT_GRIDS = ("", "square", "hexagonal")
 
 
 @dataclass(frozen=True)
@@ -40,6 +44,10 @@ class ModelConfig:
         Number of nearest spots, the spot included, of the two contexts.
     species, gene_id_type, spot_pitch_um
         Of the training slides; empty or None if unknown.
+    spot_diameter_um, spot_grid
+        Of the training spots; the grid, measured, is ``"square"`` or ``"hexagonal"``. None or empty if unknown.
+    mpp, tile_side_um
+        Pixel size of the training slides and physical side of their tiles, both in um, medians; None if unknown.
     training
         Slides, patients, preset, length and settings of the training.
     licences
@@ -56,12 +64,17 @@ class ModelConfig:
     species: str = ""
     gene_id_type: str = ""
     spot_pitch_um: float | None = None
+    spot_diameter_um: float | None = None
+    spot_grid: str = ""
+    mpp: float | None = None
+    tile_side_um: float | None = None
     training: dict[str, Any] = field(default_factory=dict)
     licences: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         check_one_of(self.target, TARGETS, "target")
         TileProtocol.parse(self.tile)
+        check_one_of(self.spot_grid, SPOT_GRIDS, "grid of spots")
         twice = sorted({g for g in self.genes if self.genes.count(g) > 1})
         if twice or not self.genes:
             raise HisDiffError(
@@ -85,7 +98,10 @@ class Scalers:
 
 
 class HisDiff(ModelHubMixin):
-    """A HisDiff model: network, gene panel, scalers, provenance, and the baselines it is judged beside.
+    """A HisDiff model: network, gene panel, scalers, provenance, the baselines it is judged beside, and its own limits.
+
+    What to believe of a prediction is read off `reliability`, the go / no-go list of genes, and off the scores that
+    `hd.tl.predict` gives every tile by `trust`.
 
     Train one with `hd.tl.train`, load one with `HisDiff.load`, or bring a checkpoint of the published training script
     with `HisDiff.from_published`. ``push_to_hub`` and ``from_pretrained`` of `huggingface_hub.ModelHubMixin` work too.
@@ -100,10 +116,18 @@ class HisDiff(ModelHubMixin):
         Scales of targets and embeddings.
     baselines
         Ridge, depth map and training mean of the same training slides; None for a published checkpoint.
+    trust
+        Distance of a tile from the training tiles, and how well each gene was predicted on left-out slides; None for a
+        published checkpoint.
     """
 
     def __init__(
-        self, network: HisDiffNetwork, config: ModelConfig, scalers: Scalers, baselines: Baselines | None = None
+        self,
+        network: HisDiffNetwork,
+        config: ModelConfig,
+        scalers: Scalers,
+        baselines: Baselines | None = None,
+        trust: Trust | None = None,
     ) -> None:
         if network.n_genes != len(config.genes):
             raise HisDiffError(f"the network has {network.n_genes} genes, the panel {len(config.genes)}")
@@ -111,10 +135,13 @@ class HisDiff(ModelHubMixin):
             wanted = network.n_genes if name.startswith("target") else network.embedding_dim
             if values.shape != (wanted,):
                 raise HisDiffError(f"{name} of the scalers has shape {values.shape}, the network needs ({wanted},)")
+        if trust is not None:
+            _check_trust(trust, network)
         self.network = network.eval().requires_grad_(False)
         self.config = config
         self.scalers = scalers
         self.baselines = baselines
+        self.trust = trust
 
     @classmethod
     def from_published(
@@ -168,6 +195,29 @@ class HisDiff(ModelHubMixin):
             digest.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
             digest.update(tensor.numpy().tobytes())
         return digest.hexdigest()
+
+    def reliability(self) -> pd.DataFrame:
+        """The go / no-go list: which genes were predicted on training slides that were left out.
+
+        Returns
+        -------
+        One row per gene, in the order of the panel (index ``gene``): ``pcc``, the correlation of predicted and measured
+        maps, the mean over the left-out slides; ``q``, the false discovery rate of that correlation against spatially
+        shifted predictions; ``reliable``, q <= 0.05 and pcc >= 0.2. See `hisdiff_sd.metrics.shifted_null`.
+
+        Raises
+        ------
+        HisDiffError
+            If the model was not made by leaving slides out.
+        """
+        genes = None if self.trust is None else self.trust.genes
+        if genes is None:
+            raise HisDiffError(
+                "this model does not know which genes are reliable: no training slide was left out; train it with "
+                "hd.tl.train on two or more slides, preset 'small' and no epochs="
+            )
+        columns = {"pcc": genes.pcc, "q": genes.q, "reliable": genes.reliable}
+        return pd.DataFrame(columns, index=pd.Index(self.genes, name="gene"))
 
     def save(self, path: str | Path, *, overwrite: bool = False) -> None:
         """Write ``config.json`` and ``model.safetensors`` into the folder `path`, whole or not at all.
@@ -228,4 +278,24 @@ class HisDiff(ModelHubMixin):
     def __repr__(self) -> str:
         c = self.config
         slides = ", ".join(c.training.get("slides", [])) or "unknown slides"
-        return f"HisDiff({len(c.genes)} genes, target {c.target!r}, encoder {c.encoder!r}, tiles {c.tile!r}, trained on {slides})"
+        genes = None if self.trust is None else self.trust.genes
+        count = "" if genes is None else f" ({int(genes.reliable.sum())} reliable)"
+        return (
+            f"HisDiff({len(c.genes)} genes{count}, target {c.target!r}, encoder {c.encoder!r}, tiles {c.tile!r}, "
+            f"trained on {slides})"
+        )
+
+
+def _check_trust(trust: Trust, network: HisDiffNetwork) -> None:
+    """Raise unless trust statistics are of the network's embeddings and genes."""
+    ood, genes, dim = trust.ood, trust.genes, network.embedding_dim
+    wanted: dict[str, tuple[np.ndarray, tuple[int, ...]]] = {
+        "ood.shift": (ood.shift, (dim,)),
+        "ood.scale": (ood.scale, (dim,)),
+        "ood.axes": (ood.axes, (len(ood.variances), dim)),
+    }
+    if genes is not None:
+        wanted |= {f"genes.{k}": (getattr(genes, k), (network.n_genes,)) for k in ("pcc", "p", "q", "reliable")}
+    for name, (values, shape) in wanted.items():
+        if values.shape != shape:
+            raise HisDiffError(f"{name} of the trust statistics has shape {values.shape}, the network needs {shape}")

@@ -362,7 +362,7 @@ def test_shapes_that_are_not_spots(slide):
     from spatialdata.models import ShapesModel
 
     slide.shapes["tissue"] = ShapesModel.parse(geopandas.GeoDataFrame(geometry=[shapely.box(0, 0, 9, 9)]))
-    with pytest.raises(HisDiffError, match="'tissue' are not circles"):
+    with pytest.raises(HisDiffError, match="'tissue' are neither circles"):
         hd.pp.embed(slide, Pixels(), shapes_key="tissue")
 
 

@@ -17,7 +17,7 @@ import torch
 import hisdiff_sd as hd
 from hisdiff_sd._errors import HisDiffError, HisDiffWarning
 from hisdiff_sd.tl import _presets
-from hisdiff_sd.tl._train import best_length
+from hisdiff_sd.tl._folds import best_length
 
 ATTRS = "hisdiff_sd"
 

@@ -11,9 +11,10 @@ import numpy as np
 import pandas as pd
 
 from hisdiff_sd import _keys as keys
+from hisdiff_sd._data import covers
 from hisdiff_sd._errors import HisDiffError, HisDiffWarning, check_one_of
 from hisdiff_sd._progress import Estimate, progress
-from hisdiff_sd._provenance import check_provenance, failed_tiles, provenance, set_provenance
+from hisdiff_sd._provenance import check_provenance, provenance, set_provenance
 from hisdiff_sd._shapes import Shapes, slide_shapes
 from hisdiff_sd.io._slide import parse_table
 from hisdiff_sd.io._store import check_table_name, check_writable, slide_attrs, write_table
@@ -128,10 +129,11 @@ def embed(
         **protocol.record(spots.diameter_px, attrs["mpp"]),
         tile_px=loaded.tile_px,
         shapes=shapes_key,
+        **spots.record(),
         image=image_key,
     )
     there = sdata.tables.get(name)
-    if there is not None and not overwrite and check_provenance(there, record, name) and _complete(there, spots):
+    if there is not None and not overwrite and check_provenance(there, record, name) and covers(there, spots):
         return
     check_writable(sdata)
     source, plan = _plan(sdata, image_key, spots, protocol, batch_size or _batch_size(loaded))
@@ -265,12 +267,6 @@ def _levels(sdata: SpatialData, image_key: str) -> list[da.Array]:
     if not hasattr(image, "children"):
         return [image.data]
     return [level.data for level in get_pyramid_levels(image)]
-
-
-def _complete(table: AnnData, spots: Shapes) -> bool:
-    """Whether a table has a row for every spot, but for those whose tiles could not be read, and no other."""
-    rows = set(table.obs[keys.INSTANCE])
-    return rows <= set(spots.index) and len(rows) + failed_tiles(table) == spots.n
 
 
 def _table(values: np.ndarray, index: pd.Index, shapes_key: str) -> AnnData:

@@ -2,6 +2,7 @@
 
 from hisdiff_sd.tiles._context import Context, nearest, within
 from hisdiff_sd.tiles._files import open_levels
+from hisdiff_sd.tiles._lattice import GRIDS, grid_points, lattice_context
 from hisdiff_sd.tiles._loader import load_tiles
 from hisdiff_sd.tiles._plan import PADDINGS, TilePlan, plan_tiles
 from hisdiff_sd.tiles._protocol import TILE_PX, TileProtocol, best_level, boxes
@@ -13,6 +14,9 @@ __all__ = [
     "Context",
     "nearest",
     "within",
+    "GRIDS",
+    "grid_points",
+    "lattice_context",
     "open_levels",
     "load_tiles",
     "PADDINGS",

@@ -27,6 +27,10 @@ class Context:
     index: np.ndarray
     mask: np.ndarray
 
+    def first(self, k: int) -> Context:
+        """The `k` nearest of these neighbours."""
+        return Context(self.index[:, :k], self.mask[:, :k])
+
     def mean(self, values: np.ndarray) -> np.ndarray:
         """(n, E) mean of `values` (n, E) over each spot's neighbours, in float64."""
         total = np.zeros((len(self.index), values.shape[1]))

@@ -14,7 +14,8 @@ from hisdiff_sd._provenance import get_provenance
 from hisdiff_sd.io._store import slide_attrs
 from hisdiff_sd.metrics import scores
 from hisdiff_sd.pp._genes import check_genes
-from hisdiff_sd.tl._predict import model_inputs, predict, resolve_model
+from hisdiff_sd.tl._model_inputs import model_inputs, resolve_model
+from hisdiff_sd.tl._predict import predict
 
 if TYPE_CHECKING:
     from spatialdata import SpatialData

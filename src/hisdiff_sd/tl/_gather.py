@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from scipy.spatial import cKDTree
 
 from hisdiff_sd import _keys as keys
 from hisdiff_sd._data import measured, slide_inputs, spot_pitch_um
@@ -13,6 +16,7 @@ from hisdiff_sd._errors import HisDiffError
 from hisdiff_sd._inputs import Measured, SlideInputs
 from hisdiff_sd._open import open_slide, slide_name
 from hisdiff_sd._provenance import get_provenance
+from hisdiff_sd._shapes import slide_shapes
 from hisdiff_sd.io._store import slide_attrs
 from hisdiff_sd.pp._embed import embed
 from hisdiff_sd.pp._genes import check_genes, select_genes, warn_empty_genes
@@ -26,10 +30,29 @@ if TYPE_CHECKING:
 DATA_LICENCE = "that of the training slides (HEST-1k: CC BY-NC-SA 4.0)"
 NEAR, WIDE = 9, 49
 
+_FEWEST_FOR_GRID = 9
+_NEIGHBOUR = 1.25  # pitches: between the neighbours of a square grid and its diagonals
+_INTERIOR = 0.2  # least part of the spots that have all neighbours of their grid
+_IRREGULAR = 0.05
+
+
+@dataclass(frozen=True)
+class SlideKind:
+    """What training slides have in common, under the names of `hisdiff_sd.model.ModelConfig`."""
+
+    target: str
+    species: str
+    gene_id_type: str
+    spot_pitch_um: float | None
+    spot_diameter_um: float
+    spot_grid: str
+    mpp: float
+    tile_side_um: float
+
 
 @dataclass(frozen=True)
 class TrainingSlides:
-    """Training slides as arrays, and what they have in common."""
+    """Training slides as arrays, and what is to be known of them."""
 
     genes: list[str]
     inputs: list[SlideInputs]
@@ -37,9 +60,7 @@ class TrainingSlides:
     encoder: str
     encoder_hash: str
     tile: str
-    species: str
-    gene_id_type: str
-    spot_pitch_um: float | None
+    kind: SlideKind
     patients: list[str]
     licences: dict[str, str]
 
@@ -95,9 +116,7 @@ def gather(
         encoder=stored.name,
         encoder_hash=stored.fingerprint,
         tile=str(get_provenance(opened[0].tables[key])["tile"]),
-        species=species,
-        gene_id_type=id_type,
-        spot_pitch_um=_median_pitch(opened),
+        kind=SlideKind(target, species, id_type, **_geometry(opened, inputs, key)),
         patients=sorted({str(slide_attrs(s)["patient"]) for s in opened if slide_attrs(s)["patient"]}),
         licences={"encoder": stored.licence, "data": DATA_LICENCE},
     )
@@ -135,6 +154,37 @@ def _common(values: list[str], what: str, names: list[str]) -> str:
     return found.pop() if found else ""
 
 
-def _median_pitch(opened: list[SpatialData]) -> float | None:
-    pitches = sorted(p for p in map(spot_pitch_um, opened) if p is not None)
-    return pitches[len(pitches) // 2] if pitches else None
+def _geometry(opened: Sequence[SpatialData], inputs: Sequence[SlideInputs], key: str) -> dict[str, Any]:
+    """Sizes in um, medians of the slides, and the grid of their spots, if it is one."""
+    pixel = [float(slide_attrs(s)["mpp"]) for s in opened]
+    spots = [slide_shapes(s, keys.SPOTS).diameter_px * mpp for s, mpp in zip(opened, pixel, strict=True)]
+    sides = [float(get_provenance(s.tables[key])["tile_side_px"]) for s in opened]
+    pitches = [p for p in map(spot_pitch_um, opened) if p is not None]
+    grids = {spot_grid(s.xy) for s in inputs}
+    return {
+        "spot_pitch_um": _middle(pitches) if pitches else None,
+        "spot_diameter_um": _middle(spots),
+        "spot_grid": grids.pop() if len(grids) == 1 else "",
+        "mpp": _middle(pixel),
+        "tile_side_um": _middle([side * mpp for side, mpp in zip(sides, pixel, strict=True)]),
+    }
+
+
+def spot_grid(xy: np.ndarray) -> str:
+    """``"square"`` or ``"hexagonal"`` by the number of neighbours that spots (n, 2) have, empty if it is neither."""
+    if len(xy) < _FEWEST_FOR_GRID:
+        return ""
+    tree = cKDTree(xy)
+    # the nearest spot of a jittered grid is nearer than the pitch, the second nearest is not
+    pitch = float(np.median(tree.query(xy, k=3)[0][:, 2]))
+    neighbours = tree.query_ball_point(xy, _NEIGHBOUR * pitch, return_length=True) - 1
+    for grid, most in (("square", 4), ("hexagonal", 6)):
+        # spots at the edge of the tissue have fewer, none has more
+        if (neighbours == most).mean() >= _INTERIOR and (neighbours > most).mean() <= _IRREGULAR:
+            return grid
+    return ""
+
+
+def _middle(values: list[float]) -> float:
+    """The median, of an even number the higher of the two: a value that occurs."""
+    return sorted(values)[len(values) // 2]

@@ -26,7 +26,7 @@ from hisdiff_sd.nn import GaussianDiffusion, HisDiffNetwork
 from hisdiff_sd.tl._presets import Preset
 
 _VALIDATION_DRAWS = 8
-_CHECKPOINT = Path("last.ckpt")
+_CHECKPOINT, _BEST = Path("last.ckpt"), Path("best.ckpt")
 _CHECKPOINT_EPOCHS = 10
 _JUDGEMENTS = 30  # times a held-out slide is judged in a run
 _PATIENCE = 8  # judgements without a better one after which a run ends
@@ -172,7 +172,7 @@ class Run:
     Attributes
     ----------
     folder
-        Gets ``last.ckpt``, from which an interrupted run goes on.
+        Gets ``last.ckpt``, from which an interrupted run goes on, and ``best.ckpt`` of the best judged epoch.
     epochs
         Number of epochs.
     preset
@@ -194,7 +194,10 @@ class Run:
 
 
 def fit(run: Run, network: HisDiffNetwork, spots: SpotTensors, held_out: SpotTensors | None) -> pd.DataFrame:
-    """Train `network` in place (its averaged weights, if averaged); return the log, one row an epoch."""
+    """Train `network` in place (its averaged weights, if averaged); return the log, one row an epoch.
+
+    The weights are those after the last epoch, or, with a held-out slide, after the epoch whose loss on it is lowest.
+    """
     module = HisDiffModule(network, spots, held_out, run.preset)
     generator = torch.Generator().manual_seed(run.seed)
     batches = DataLoader(_rows(len(spots)), batch_size=run.preset.batch_size, shuffle=True, generator=generator)
@@ -214,6 +217,15 @@ def fit(run: Run, network: HisDiffNetwork, spots: SpotTensors, held_out: SpotTen
         callbacks.append(WeightAveraging(use_buffers=False, avg_fn=_moving_average(run.preset.ema)))
     if judged is not None:
         callbacks.append(EarlyStopping("val_loss", patience=_PATIENCE))
+        callbacks.append(
+            ModelCheckpoint(
+                run.folder,
+                filename=_BEST.stem,
+                monitor="val_loss",
+                enable_version_counter=False,
+                save_on_train_epoch_end=False,
+            )
+        )
     with _quiet(), flushed_denormals(), progress(f"training, {run.title}", run.epochs) as advance:
         callbacks.append(LambdaCallback(on_train_epoch_end=lambda *_: advance(1)))
         trainer = L.Trainer(
@@ -236,6 +248,10 @@ def fit(run: Run, network: HisDiffNetwork, spots: SpotTensors, held_out: SpotTen
                     trainer.fit(module, batches, judged, ckpt_path=last if last.exists() else None, weights_only=True)
                 except SystemExit as stopped:  # what Lightning makes of Ctrl-C; it would end a notebook's kernel
                     raise KeyboardInterrupt from stopped
+    if judged is not None:
+        # under "state_dict" a checkpoint has the averaged weights, if there are any: those that were judged
+        best = torch.load(run.folder / _BEST, map_location=module.device, weights_only=True)
+        module.load_state_dict(best["state_dict"])
     return pd.DataFrame(module.history)
 
 

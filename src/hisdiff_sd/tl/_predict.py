@@ -1,28 +1,33 @@
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
-import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 
 from hisdiff_sd import _keys as keys
-from hisdiff_sd._data import slide_inputs, spot_pitch_um
+from hisdiff_sd._data import covers
 from hisdiff_sd._device import resolve_device
-from hisdiff_sd._errors import HisDiffError, HisDiffWarning
+from hisdiff_sd._errors import HisDiffError, check_one_of
 from hisdiff_sd._inputs import SlideInputs
-from hisdiff_sd._provenance import check_provenance, failed_tiles, get_provenance, provenance, set_provenance
-from hisdiff_sd._settings import settings
+from hisdiff_sd._progress import Estimate, progress
+from hisdiff_sd._provenance import check_provenance, get_provenance, provenance
 from hisdiff_sd._shapes import slide_shapes
-from hisdiff_sd.io._slide import dress_table, parse_table, spatial_uns
 from hisdiff_sd.io._store import check_table_name, check_writable, slide_attrs, write_table
 from hisdiff_sd.nn import spaced_timesteps
-from hisdiff_sd.pp._embed import embed
+from hisdiff_sd.pp._partial import Partial, partial_results
+from hisdiff_sd.pp._tile import tile
+from hisdiff_sd.pp._tissue import tissue
 from hisdiff_sd.tiles import TileProtocol
+from hisdiff_sd.tl._model_inputs import check_slide, model_inputs, resolve_model
+from hisdiff_sd.tl._prediction_table import FEWEST_FOR_TAILS, Summary, prediction_table
 
 if TYPE_CHECKING:
+    import torch
     from anndata import AnnData
     from spatialdata import SpatialData
 
@@ -32,33 +37,47 @@ logger = logging.getLogger("hisdiff_sd")
 
 DEFAULT_STEPS = 50
 DEFAULT_SAMPLES = 32
-_FEWEST_FOR_TAILS = 19
-_MANY_SPOTS = 20_000
-_PITCH_TOLERANCE = 1.25
+_BLOCK = 256  # spots whose samples are held at once
 
 
 def predict(
     sdata: SpatialData,
     model: HisDiff | str | Path | None = None,
     *,
+    shapes_key: str | None = None,
+    spacing_um: float | None = None,
+    genes: Sequence[str] | None = None,
     n_samples: int = DEFAULT_SAMPLES,
     steps: int = DEFAULT_STEPS,
     seed: int = 0,
     weights: str | Path | None = None,
     device: str = "auto",
     batch_size: int | None = None,
-    key_added: str = keys.PREDICTION,
+    key_added: str | None = None,
     overwrite: bool = False,
 ) -> None:
-    """Predict the expression of a model's genes at every spot of a slide; no measured gene is needed.
+    """Predict the expression of a model's genes at the spots of a slide, or all over its tissue.
+
+    No measured gene is needed. On a slide without spots, or when `spacing_um` is given, the tissue is outlined
+    (`hd.pp.tissue`) and laid with tiles (`hd.pp.tile`) first, unless that was done before. Each tile is predicted as a
+    training-size spot centred there, with its context at the spacing of the training slides: a finer grid is a smoother
+    map, not single cells.
 
     Parameters
     ----------
     sdata
-        A slide of `hd.io`. Embeddings that are missing are computed. If it has a store, the tables are written there.
+        A slide of `hd.io`. Embeddings that are missing are computed. If it has a store, the tables are written there, and
+        a call that was interrupted goes on where it was when it is made again.
     model
         A model, its folder, or its id on the Hugging Face hub. By default ``hd.settings.model``, which starts as the
         environment variable ``HISDIFF_SD_MODEL``.
+    shapes_key
+        Spots or tiles to predict at. By default ``"spots"`` if the slide has them.
+    spacing_um
+        Distance of the tiles of a map of the whole tissue, in um; by default, on a slide without spots, that of the
+        training spots.
+    genes
+        Genes to keep, of the model's panel; all by default.
     n_samples
         Samples per spot. The mean of many is the best single guess; one alone looks like the tissue does.
     steps
@@ -72,65 +91,126 @@ def predict(
     batch_size
         Spots x samples that are denoised together; chosen by itself.
     key_added
-        Name of the table.
+        Name of the table; ``"hisdiff"`` on spots and ``"hisdiff_<shapes>"`` on others by default.
     overwrite
         Replace a prediction that was made in another way. One that was made in the same way is kept as it is.
 
     Returns
     -------
-    None. Adds the table ``sdata["hisdiff"]``: ``X`` float32 (n_spots, n_genes), the mean over the samples on the model's
-    target scale; layers ``std``, ``q50``, ``q05`` and ``q95`` (of 19 samples or more, at Weibull positions), and
-    ``sample_0``, one honest draw. Above 20,000 spots layers are float16 and no sample is kept.
+    None. Adds the table ``sdata["hisdiff"]``, or ``sdata["hisdiff_tiles_50um"]`` and the like: ``X`` float32 (n_spots,
+    n_genes), the mean over the samples on the model's target scale; layers ``std``, ``q50``, ``q05`` and ``q95`` (of 19
+    samples or more, at Weibull positions), and ``sample_0``, one honest draw. Above 20,000 spots layers are float16 and no
+    sample is kept.
+
+    If the model knows its training slides: ``obs["ood"]``, how far a spot is from them (above 1 it is farther than 99% of
+    the spots of a left-out training slide), ``obs["trusted"]``, and ``var["reliable"]``, whether a gene was predicted on
+    left-out slides (see `hd.HisDiff.reliability`).
 
     Raises
     ------
     HisDiffError
-        If there is no model, its embeddings do not fit those of the store, or a prediction of another provenance is in
-        the way.
+        If there is no model, a gene is not in its panel, the slide has no tissue, its embeddings do not fit those of the
+        store, or a prediction of another provenance is in the way.
     """
     if n_samples < 1:
         raise HisDiffError(f"n_samples={n_samples} draws nothing; 1 or more are needed")
     if batch_size is not None and batch_size < 1:
         raise HisDiffError(f"batch_size={batch_size} denoises nothing; leave it out to have it chosen")
     spaced_timesteps(steps)  # refuses a number of steps before any work is done
-    there = _prediction_there(sdata, key_added)
+    if key_added is not None:
+        _prediction_there(sdata, key_added)
     bundle = resolve_model(model)
+    kept = _columns(bundle, genes)
     where = resolve_device(device)
-    _check_slide(sdata, bundle)
-    attrs, config = slide_attrs(sdata), bundle.config
-    record = provenance(
+    shapes_key = _lay_out(sdata, bundle, shapes_key, spacing_um)
+    name = key_added or keys.prediction_key(shapes_key)
+    there = _prediction_there(sdata, name)
+    check_slide(sdata, bundle, shapes_key)
+    record = _record(sdata, bundle, shapes_key, steps, n_samples, seed)
+    if there is not None and not overwrite and _is_done(there, record, name, [bundle.genes[g] for g in kept], sdata):
+        return
+    check_writable(sdata)
+    slide = model_inputs(sdata, bundle, shapes_key=shapes_key, weights=weights, device=device)
+    if n_samples < FEWEST_FOR_TAILS:
+        logger.warning("%d samples are too few for 5%% and 95%% quantiles: q05 and q95 are left out", n_samples)
+    summary = Summary.for_spots(slide.n, n_samples, kept)
+    store = Path(str(sdata.path)) if sdata.is_backed() else None
+    with partial_results(store, name, _key(record, slide, kept, where), slide.n, summary.width) as partial:
+        _fill(
+            partial,
+            bundle,
+            slide,
+            summary,
+            n_samples=n_samples,
+            steps=steps,
+            seed=seed,
+            device=where,
+            batch_size=batch_size,
+        )
+        record["failed_tiles"] = slide_shapes(sdata, shapes_key).n - slide.n
+        table = prediction_table(partial.values, summary, slide, bundle, sdata, shapes_key, record)
+        write_table(sdata, name, table, overwrite=overwrite or there is not None)
+
+
+def _columns(model: HisDiff, genes: Sequence[str] | None) -> np.ndarray:
+    """Places of the wanted genes in the panel."""
+    if genes is None:
+        return np.arange(len(model.genes))
+    if isinstance(genes, str) or not len(genes):
+        raise HisDiffError(
+            f"genes={genes!r} is no list of genes; give some of the model's panel, or leave it out for all"
+        )
+    for gene in genes:
+        check_one_of(gene, model.genes, "gene in the model's panel")
+    return np.array([model.genes.index(g) for g in dict.fromkeys(genes)])
+
+
+def _lay_out(sdata: SpatialData, model: HisDiff, shapes_key: str | None, spacing_um: float | None) -> str:
+    """Name of the shapes to predict at; on a slide without spots, or for a map, tissue and tiles are made if need be."""
+    if shapes_key is not None:
+        if spacing_um is not None:
+            raise HisDiffError(f"shapes_key={shapes_key!r} and spacing_um={spacing_um:g} name two places; give one")
+        return shapes_key
+    if spacing_um is None and keys.SPOTS in sdata.shapes:
+        return keys.SPOTS
+    spacing = spacing_um or model.config.spot_pitch_um
+    if spacing is None:
+        raise HisDiffError(
+            f"slide {slide_attrs(sdata)['slide']!r} has no spots, and the model does not say how far apart its training spots "
+            "were; give spacing_um=, such as 100 for a model trained on Visium"
+        )
+    name = keys.tiles_key(spacing)
+    if name not in sdata.shapes:
+        check_writable(sdata)
+        if keys.TISSUE not in sdata.shapes:
+            logger.info("outlining the tissue: hd.pp.tissue")
+            tissue(sdata)
+        tile(sdata, spacing, model=model)
+        logger.info("laid %d tiles, %g um apart: hd.pp.tile", slide_shapes(sdata, name).n, spacing)
+    return name
+
+
+def _record(
+    sdata: SpatialData, model: HisDiff, shapes_key: str, steps: int, n_samples: int, seed: int
+) -> dict[str, Any]:
+    """How a prediction is made, as far as that changes it."""
+    attrs, config = slide_attrs(sdata), model.config
+    shapes = slide_shapes(sdata, shapes_key)
+    return provenance(
         kind="prediction",
         slide=attrs["slide"],
-        model_hash=bundle.fingerprint,
+        shapes=shapes_key,
+        model_hash=model.fingerprint,
         target=config.target,
         encoder=config.encoder,
         encoder_hash=config.encoder_hash,
-        **TileProtocol.parse(config.tile).record(slide_shapes(sdata, keys.SPOTS).diameter_px, attrs["mpp"]),
+        **TileProtocol.parse(config.tile).record(shapes.diameter_px, attrs["mpp"]),
+        **shapes.record(),
         sampler="ancestral",
         steps=steps,
         samples=n_samples,
         seed=seed,
     )
-    if there is not None and not overwrite and check_provenance(there, record, key_added):
-        if there.n_obs + failed_tiles(there) == slide_shapes(sdata, keys.SPOTS).n:
-            return
-        logger.warning("table %r lacks spots of the slide; it is predicted anew", key_added)
-    check_writable(sdata)
-    slide = model_inputs(sdata, bundle, weights=weights, device=device)
-    if n_samples < _FEWEST_FOR_TAILS:
-        logger.warning("%d samples are too few for 5%% and 95%% quantiles: q05 and q95 are left out", n_samples)
-    from hisdiff_sd.tl._sample import sample_slide
-
-    samples = sample_slide(
-        bundle, slide, n_samples=n_samples, steps=steps, seed=seed, device=where, batch_size=batch_size
-    )
-    if not np.isfinite(samples).all():
-        raise HisDiffError(
-            "the model returned NaN or infinity; nothing was written: its weights are damaged, load or train it again"
-        )
-    left_out = slide_shapes(sdata, keys.SPOTS).n - slide.n
-    table = _table(samples, slide, bundle, record | {"failed_tiles": left_out}, _drawing(sdata))
-    write_table(sdata, key_added, table, overwrite=overwrite or there is not None)
 
 
 def _prediction_there(sdata: SpatialData, name: str) -> AnnData | None:
@@ -142,114 +222,65 @@ def _prediction_there(sdata: SpatialData, name: str) -> AnnData | None:
     return there
 
 
-def resolve_model(model: HisDiff | str | Path | None) -> HisDiff:
-    """The model itself, loaded if a folder or hub id is given, or the one that settings name."""
-    from hisdiff_sd.model import HisDiff
-
-    if isinstance(model, HisDiff):
-        return model
-    chosen = model or settings.model
-    if chosen is None:
+def _is_done(there: AnnData, record: dict[str, Any], name: str, genes: list[str], sdata: SpatialData) -> bool:
+    """Whether a prediction is the one that is asked for; one that was made in another way is refused."""
+    check_provenance(there, record, name)
+    if list(there.var_names) != genes:
         raise HisDiffError(
-            "no model given: pass model= (a HisDiff, its folder or a Hugging Face hub id), or set hd.settings.model or the "
-            "environment variable HISDIFF_SD_MODEL; train one with hd.tl.train(slides), or bring a published checkpoint "
-            "with hd.HisDiff.from_published"
+            f"table {name!r} has {there.n_vars} genes, and not those asked for; give overwrite=True to replace it, or "
+            "key_added= for another name"
         )
-    return HisDiff.load(chosen)
+    if covers(there, slide_shapes(sdata, record["shapes"])):
+        return True
+    logger.warning("table %r lacks spots of the slide; it is predicted anew", name)
+    return False
 
 
-def model_inputs(
-    sdata: SpatialData, model: HisDiff, *, weights: str | Path | None = None, device: str = "auto"
-) -> SlideInputs:
-    """Embeddings and context as the model was trained with; embeddings are computed where they are missing."""
-    from hisdiff_sd import encoders
+def _fill(
+    partial: Partial,
+    model: HisDiff,
+    slide: SlideInputs,
+    summary: Summary,
+    *,
+    n_samples: int,
+    steps: int,
+    seed: int,
+    device: torch.device,
+    batch_size: int | None,
+) -> None:
+    """Sample the spots that are not done yet, some after others, and keep the summary of their samples."""
+    from hisdiff_sd.tl._sample import sample_blocks
 
-    config = model.config
-    key = keys.embedding_key(keys.SPOTS, config.encoder)
-    protocol = TileProtocol.parse(config.tile)
-    tiles = f"tile_um={protocol.tile_um}" + (f", padding={protocol.padding!r}" if protocol.padding != "black" else "")
-    if key not in sdata.tables:
-        try:
-            loaded = encoders.load(config.encoder, weights=weights, device=device)
-        except HisDiffError as error:
-            raise HisDiffError(
-                f"the slide has no embeddings {key!r}, and the encoder that the model was trained with cannot be loaded "
-                f"({error}); if it is one of your own, embed the slide with it first: hd.pp.embed(sdata, <encoder>, {tiles})"
-            ) from error
-        if config.encoder_hash and loaded.fingerprint != config.encoder_hash:
-            raise HisDiffError(
-                f"the model was trained with another version of encoder {config.encoder!r} (hash {config.encoder_hash[:12]}, "
-                f"here {loaded.fingerprint[:12]}); give the weight file it was trained with as weights="
-            )
-        embed(sdata, loaded, tile_um=protocol.tile_um, padding=protocol.padding)
-    found = get_provenance(sdata.tables[key])
-    differs = [
-        f"{what}: {found.get(k) or 'unknown'} in the store, {wanted} of the model"
-        for k, what, wanted in (("tile", "tiles", config.tile), ("encoder_hash", "encoder hash", config.encoder_hash))
-        if wanted and found.get(k) != wanted
-    ]
-    if differs:
-        again = f"hd.pp.embed(sdata, {config.encoder!r}, {tiles}, overwrite=True)"
-        raise HisDiffError(
-            f"the embeddings {key!r} do not fit the model ({'; '.join(differs)}); recompute them: {again}"
-        )
-    return slide_inputs(sdata, key, near=config.near, wide=config.wide)
-
-
-def _check_slide(sdata: SpatialData, model: HisDiff) -> None:
-    """Warn where the slide is of another kind than those the model was trained on."""
-    attrs, config = slide_attrs(sdata), model.config
-    pairs = [
-        ("species", attrs.get("species"), config.species),
-        ("gene id type", attrs.get("qc", {}).get("gene_id_type"), config.gene_id_type),
-    ]
-    for what, here, there in pairs:
-        if here and there and here != there:
-            warnings.warn(
-                f"slide {attrs['slide']!r} has {what} {here!r}, the model was trained on {there!r}: do not trust this prediction",
-                HisDiffWarning,
-                stacklevel=3,
-            )
-    pitch = spot_pitch_um(sdata)
-    if pitch and config.spot_pitch_um and not 1 / _PITCH_TOLERANCE < pitch / config.spot_pitch_um < _PITCH_TOLERANCE:
-        warnings.warn(
-            f"slide {attrs['slide']!r} has spots {pitch:g} um apart, the model was trained at {config.spot_pitch_um:g} um: its "
-            "9 and 49 nearest spots cover another area",
-            HisDiffWarning,
-            stacklevel=3,
-        )
-
-
-def _drawing(sdata: SpatialData) -> dict[str, Any]:
-    """``uns["spatial"]`` for the prediction: that of the measured table, else drawn from the image."""
-    from hisdiff_sd._thumbnail import thumbnail_of
-
-    if keys.TABLE in sdata.tables and "spatial" in sdata.tables[keys.TABLE].uns:
-        return dict(sdata.tables[keys.TABLE].uns["spatial"])
-    image, scale = thumbnail_of(sdata)
-    return spatial_uns(slide_attrs(sdata)["slide"], image, scale, slide_shapes(sdata, keys.SPOTS).diameter_px)
-
-
-def _table(
-    samples: np.ndarray, slide: SlideInputs, model: HisDiff, record: dict[str, Any], drawing: dict[str, Any]
-) -> AnnData:
-    """Summary of the samples as a table that annotates the spots."""
-    from anndata import AnnData
-
-    many = slide.n > _MANY_SPOTS
-    kind = np.float16 if many else np.float32
-    layers = {"std": samples.std(0, ddof=1 if len(samples) > 1 else 0).astype(kind)}
-    wanted = {"q50": 0.5} | ({"q05": 0.05, "q95": 0.95} if len(samples) >= _FEWEST_FOR_TAILS else {})
-    quantiles = np.quantile(samples, list(wanted.values()), axis=0, method="weibull")
-    layers |= {name: q.astype(kind) for name, q in zip(wanted, quantiles, strict=True)}
-    if not many:
-        layers["sample_0"] = samples[0]
-    table = AnnData(
-        X=samples.mean(0, dtype=np.float64).astype(np.float32),
-        obs=pd.DataFrame(index=slide.index.astype(str)),
-        var=pd.DataFrame(index=model.genes),
-        layers=layers,
+    blocks = [np.arange(start, min(start + _BLOCK, slide.n)) for start in range(0, slide.n, _BLOCK)]
+    todo = [i for i in range(len(blocks)) if i not in partial.done]
+    left = sum(len(blocks[i]) for i in todo)
+    if left < slide.n:
+        logger.info("%s: %d of %d spots were predicted before; going on", slide.name, slide.n - left, slide.n)
+    estimate = Estimate(f"predicting {slide.name}", left, slide.n * summary.width * np.dtype(summary.dtype).itemsize)
+    drawn = sample_blocks(
+        model,
+        slide,
+        [blocks[i] for i in todo],
+        n_samples=n_samples,
+        steps=steps,
+        seed=seed,
+        device=device,
+        batch_size=batch_size,
     )
-    dress_table(table, keys.SPOTS, slide.xy, drawing)
-    set_provenance(table, record | {"licences": provenance(x=model.config.licences)["x"]})
-    return parse_table(table, keys.SPOTS)
+    with progress(f"predicting {slide.name}", slide.n) as advance:
+        advance(slide.n - left)
+        for i, samples in zip(todo, drawn, strict=True):
+            if not np.isfinite(samples).all():
+                raise HisDiffError(
+                    "the model returned NaN or infinity; nothing was written: its weights are damaged, load or train it again"
+                )
+            partial.add(i, blocks[i], summary.of(samples), {})
+            advance(len(blocks[i]))
+            estimate.done(len(blocks[i]))
+
+
+def _key(record: dict[str, Any], slide: SlideInputs, kept: np.ndarray, device: torch.device) -> str:
+    """What partial results must share to be continued."""
+    digest = hashlib.sha256(json.dumps([record, str(device), kept.tolist()]).encode())
+    digest.update("|".join(map(str, slide.index)).encode() + slide.xy.tobytes() + slide.embedding.tobytes())
+    return digest.hexdigest()[:16]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -26,30 +26,57 @@ def sample_slide(
     device: torch.device,
     batch_size: int | None = None,
 ) -> np.ndarray:
-    """Draw samples for every spot.
-
-    The image condition is computed once per spot. Noise is drawn per (seed, slide, spot, sample), so that results do not
-    depend on batch size or on the order of spots.
+    """Draw samples for every spot, all at once.
 
     Returns
     -------
     float32 (n_samples, n, G) on the target scale, clipped at zero counts.
     """
+    everything = [np.arange(slide.n)]
+    drawn = sample_blocks(
+        model, slide, everything, n_samples=n_samples, steps=steps, seed=seed, device=device, batch_size=batch_size
+    )
+    with progress(f"sampling {slide.name}", 1) as advance:
+        samples = next(drawn)
+        advance(1)
+    return samples
+
+
+def sample_blocks(
+    model: HisDiff,
+    slide: SlideInputs,
+    blocks: Iterable[np.ndarray],
+    *,
+    n_samples: int,
+    steps: int,
+    seed: int,
+    device: torch.device,
+    batch_size: int | None = None,
+) -> Iterator[np.ndarray]:
+    """Draw samples for some spots after others, so that those of a whole slide need not be held.
+
+    The image condition is computed once per spot. Noise is drawn per (seed, slide, spot, sample), so that results do not
+    depend on blocks, on batch size or on the order of spots.
+
+    Yields
+    ------
+    For every block of rows of `slide`: float32 (n_samples, rows, G) on the target scale, clipped at zero counts.
+    """
     condition = model.condition(slide, device)
-    out = np.empty((n_samples, slide.n, model.network.n_genes), np.float32)
-    spot = np.tile(np.arange(slide.n), n_samples)
-    draw = np.repeat(np.arange(n_samples), slide.n)
     size = _BATCH.get(device.type, 256) if batch_size is None else batch_size
-    with progress(f"sampling {slide.name}", len(spot)) as advance:
+    for block in blocks:
+        out = np.empty((n_samples, len(block), model.network.n_genes), np.float32)
+        spot = np.tile(np.arange(len(block)), n_samples)
+        draw = np.repeat(np.arange(n_samples), len(block))
         for start in range(0, len(spot), size):
-            rows, draws = spot[start : start + size], draw[start : start + size]
+            places, draws = spot[start : start + size], draw[start : start + size]
+            rows = block[places]
             streams = [
                 noise_stream(seed, slide.name, str(slide.index[r]), int(d)) for r, d in zip(rows, draws, strict=True)
             ]
-            out[draws, rows] = _sample_batch(model, condition[torch.from_numpy(rows).to(device)], streams, steps)
-            advance(len(rows))
-    scaled = out * model.scalers.target_scale + model.scalers.target_shift
-    return np.maximum(scaled, 0, dtype=np.float32)
+            out[draws, places] = _sample_batch(model, condition[torch.from_numpy(rows).to(device)], streams, steps)
+        scaled = out * model.scalers.target_scale + model.scalers.target_shift
+        yield np.maximum(scaled, 0, dtype=np.float32)
 
 
 def noise_stream(seed: int, slide: str, instance: str, sample: int) -> np.random.Generator:

@@ -9,9 +9,8 @@ import tempfile
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import numpy as np
 import pandas as pd
 
 from hisdiff_sd import _keys as keys
@@ -19,21 +18,24 @@ from hisdiff_sd._baselines import fit_baselines
 from hisdiff_sd._bundle import check_free
 from hisdiff_sd._device import resolve_device
 from hisdiff_sd._errors import HisDiffError, check_one_of
-from hisdiff_sd._inputs import Measured, SlideInputs
 from hisdiff_sd._targets import TARGETS, Target
+from hisdiff_sd._trust import OutOfDistribution, Trust
+from hisdiff_sd.tl._fit import Settings, fit_network, fit_scalers
+from hisdiff_sd.tl._folds import SAMPLES, STEPS, Fold, best_length, leave_out_each
 from hisdiff_sd.tl._gather import TrainingSlides, gather
-from hisdiff_sd.tl._presets import PRESETS, Preset
+from hisdiff_sd.tl._presets import PRESETS
+from hisdiff_sd.tl._reliability import judge_genes
 
 if TYPE_CHECKING:
-    import torch
     from spatialdata import SpatialData
 
     from hisdiff_sd.encoders import TileEncoder
-    from hisdiff_sd.model import HisDiff, Scalers
+    from hisdiff_sd.model import HisDiff
 
 logger = logging.getLogger("hisdiff_sd")
 
 _WORK = ".training-"
+_LAYOUT = 2  # of the files in it; those of another layout are not taken up
 
 
 def train(
@@ -56,7 +58,8 @@ def train(
     """Train a HisDiff model on measured slides.
 
     How long to train is found by leaving each slide out in turn: the number of epochs is the one at which the noise loss
-    of the left-out slides, averaged, is lowest; then one model is fitted to all slides for that long. The tuned ridge, the
+    of the left-out slides, averaged, is lowest; then one model is fitted to all slides for that long. The left-out slides
+    are predicted as well, which tells the genes to believe from the others (`HisDiff.reliability`). The tuned ridge, the
     depth map and the training mean, which `hd.tl.evaluate` prints beside the model, are fitted on the same slides.
 
     Parameters
@@ -73,7 +76,7 @@ def train(
         ``"small"`` (trains on a laptop) or ``"published"`` (12 blocks of width 384, 2,000 epochs, no averaging, no
         standardisation: needs a GPU).
     epochs
-        Train for just so long, without leaving slides out.
+        Train for just so long, without leaving slides out; which genes are reliable is then not known.
     out
         Folder for the model, ``log.csv`` and ``loss.png``. A training that was interrupted goes on from its checkpoints
         when it is called again with the same arguments.
@@ -98,7 +101,7 @@ def train(
     if isinstance(slides, str | Path) or hasattr(slides, "images"):
         raise HisDiffError("slides= is one slide; give a list of slides")
     check_one_of(target, TARGETS, "target")
-    settings = PRESETS[check_one_of(preset, PRESETS, "preset")]
+    chosen = PRESETS[check_one_of(preset, PRESETS, "preset")]
     if epochs is not None and (epochs < 1 or epochs != int(epochs)):
         raise HisDiffError(
             f"epochs={epochs} is no number of epochs; give 1 or more, or leave it out to have the length chosen"
@@ -111,11 +114,11 @@ def train(
     if genes is not None and len(set(genes)) < len(genes):
         twice = sorted({g for g in genes if list(genes).count(g) > 1})
         raise HisDiffError(f"genes are listed more than once: {', '.join(twice[:10])}")
-    where = resolve_device(device)
+    settings = Settings(chosen, resolve_device(device), seed)
     data = gather(slides, genes, encoder, target, tile_um, padding, weights, device, table_key)
     with ExitStack() as stack:
-        work = _work_folder(folder, data, settings, epochs, seed, target, stack)
-        model, log = _train(data, settings, preset, epochs, target, work, where, seed)
+        work = _work_folder(folder, data, settings, epochs, stack)
+        model, log = _train(data, settings, preset, epochs, work)
     if folder is not None:
         model.save(folder, overwrite=overwrite)
         log.to_csv(folder / "log.csv", index=False)
@@ -130,157 +133,72 @@ def train(
 
 def _train(
     data: TrainingSlides,
-    preset: Preset,
+    settings: Settings,
     preset_name: str,
     epochs: int | None,
-    target: str,
     work: Path,
-    device: torch.device,
-    seed: int,
 ) -> tuple[HisDiff, pd.DataFrame]:
     """Choose the length, fit on all slides, put the bundle together; also the log of all runs."""
     from hisdiff_sd.model import HisDiff, ModelConfig
 
-    logs = []
+    preset = settings.preset
+    folds: list[Fold] = []
     chosen = epochs or preset.epochs
     if epochs is None and preset.choose_length:
         if len(data.inputs) > 1:
-            logs = [_fit_fold(data, i, preset, work, device, seed) for i in range(len(data.inputs))]
-            chosen = best_length(logs)
+            folds = leave_out_each(data, settings, work)
+            chosen = best_length([f.log for f in folds])
         else:
             logger.warning(
                 "one training slide: the training length cannot be chosen by leaving slides out; %d epochs are used",
                 chosen,
             )
-    scalers = _scalers(data.inputs, data.truth, preset)
-    network, log = _fit(
-        data.inputs, data.truth, scalers, None, preset, chosen, work / "all", device, seed, "all slides"
-    )
+    scalers = fit_scalers(data.inputs, data.truth, preset)
+    network, log = fit_network(data.inputs, data.truth, scalers, settings, chosen, work / "all", "all slides")
     config = ModelConfig(
         genes=tuple(data.genes),
-        target=target,
         encoder=data.encoder,
         encoder_hash=data.encoder_hash,
         tile=data.tile,
-        species=data.species,
-        gene_id_type=data.gene_id_type,
-        spot_pitch_um=data.spot_pitch_um,
+        licences=data.licences,
+        **dataclasses.asdict(data.kind),
         training={
             "slides": [s.name for s in data.inputs],
             "patients": data.patients,
             "spots": sum(s.n for s in data.inputs),
             "preset": preset_name,
             "epochs": chosen,
-            "seed": seed,
+            "seed": settings.seed,
             "settings": dataclasses.asdict(preset),
         },
-        licences=data.licences,
     )
-    model = HisDiff(network.cpu(), config, scalers, fit_baselines(data.inputs, data.truth))
-    return model, pd.concat([*logs, log.assign(held_out="")], ignore_index=True)
+    baselines = fit_baselines(data.inputs, data.truth)
+    model = HisDiff(network.cpu(), config, scalers, baselines, _trust(data, folds, settings.seed))
+    return model, pd.concat([*(f.log for f in folds), log.assign(held_out="")], ignore_index=True)
 
 
-def best_length(logs: Sequence[pd.DataFrame]) -> int:
-    """Epochs at which the mean held-out loss is lowest.
-
-    Each log has the columns ``epoch`` (from 0) and ``val_loss``.
-    """
-    curves = [log.set_index("epoch")["val_loss"].dropna() for log in logs]
-    # only as far as all runs went: a run that ended early was past its best
-    mean = pd.concat(curves, axis=1, join="inner").mean(axis=1)
-    # a running mean, because a single one may be low by luck
-    return int(mean.rolling(3, center=True, min_periods=1).mean().idxmin()) + 1
-
-
-def _fit_fold(
-    data: TrainingSlides, left_out: int, preset: Preset, work: Path, device: torch.device, seed: int
-) -> pd.DataFrame:
-    """Train without one slide; the log with its held-out loss. A finished fold is read back."""
-    name = data.inputs[left_out].name
-    done = work / f"fold-{left_out}.csv"
-    if not done.exists():
-        keep = [i for i in range(len(data.inputs)) if i != left_out]
-        inputs, truth = [data.inputs[i] for i in keep], [data.truth[i] for i in keep]
-        held_out = (data.inputs[left_out], data.truth[left_out])
-        folder = work / f"fold-{left_out}"
-        _, log = _fit(
-            inputs,
-            truth,
-            _scalers(inputs, truth, preset),
-            held_out,
-            preset,
-            preset.epochs,
-            folder,
-            device,
-            seed,
-            f"without {name}",
-        )
-        log.assign(held_out=name).to_csv(done, index=False)
-    return pd.read_csv(done)
-
-
-def _fit(
-    inputs: Sequence[SlideInputs],
-    truth: Sequence[Measured],
-    scalers: Scalers,
-    held_out: tuple[SlideInputs, Measured] | None,
-    preset: Preset,
-    epochs: int,
-    folder: Path,
-    device: torch.device,
-    seed: int,
-    title: str,
-) -> tuple[Any, pd.DataFrame]:
-    """One training run: the network and its log."""
-    import torch
-
-    from hisdiff_sd.nn import HisDiffNetwork
-    from hisdiff_sd.tl._lightning import Run, SpotTensors, fit
-
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        network = HisDiffNetwork(
-            truth[0].y.shape[1],
-            inputs[0].embedding.shape[1],
-            width=preset.width,
-            depth=preset.depth,
-            num_heads=preset.num_heads,
-        )
-    judged = None if held_out is None else SpotTensors([held_out[0]], [held_out[1]], scalers)
-    run = Run(folder, epochs, preset, device, seed, title)
-    log = fit(run, network, SpotTensors(inputs, truth, scalers), judged)
-    return network, log
-
-
-def _scalers(inputs: Sequence[SlideInputs], truth: Sequence[Measured], preset: Preset) -> Scalers:
-    from hisdiff_sd.model import Scalers
-
-    y = np.concatenate([m.y for m in truth])
-    embedding = np.concatenate([s.embedding for s in inputs]).astype(np.float64)
-    if not preset.standardise:
-        return Scalers.identity(y.shape[1], embedding.shape[1])
-
-    def standard(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        scale = values.std(0)
-        # a gene or dimension that never varies stays as it is
-        return values.mean(0).astype(np.float32), np.where(scale > 1e-6, scale, 1.0).astype(np.float32)
-
-    return Scalers(*standard(y), *standard(embedding))
+def _trust(data: TrainingSlides, folds: Sequence[Fold], seed: int) -> Trust:
+    """Distance statistics of all training slides, and how far each gene can be believed if slides were left out."""
+    ood = OutOfDistribution.fit(data.inputs)
+    if not folds:
+        logger.warning("no slide was left out in training: which genes are reliable is not known")
+        return Trust(ood)
+    predicted = [f.predicted for f in folds]
+    return Trust(ood, judge_genes(data.inputs, data.truth, predicted, samples=SAMPLES, steps=STEPS, seed=seed))
 
 
 def _work_folder(
     folder: Path | None,
     data: TrainingSlides,
-    preset: Preset,
+    settings: Settings,
     epochs: int | None,
-    seed: int,
-    target: str,
     stack: ExitStack,
 ) -> Path:
     """Where checkpoints live: a hidden sibling of the model, named by what is trained, or a temporary folder."""
     if folder is None:
         return Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="hisdiff_sd-train-")))
-    digest = hashlib.sha256(json.dumps([dataclasses.asdict(preset), epochs, seed, target, data.genes]).encode())
+    made = [_LAYOUT, dataclasses.asdict(settings.preset), epochs, settings.seed, data.kind.target, data.genes]
+    digest = hashlib.sha256(json.dumps(made).encode())
     for slide, measured in zip(data.inputs, data.truth, strict=True):
         digest.update(slide.name.encode() + slide.embedding.tobytes() + measured.y.tobytes())
     work = folder.parent / f".{folder.name}{_WORK}{digest.hexdigest()[:16]}"

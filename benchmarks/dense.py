@@ -1,0 +1,185 @@
+"""Maps of slides without spots: against the spots, against a known truth, and on a large slide.
+
+    python benchmarks/dense.py spots --demo DIR --json FILE
+    python benchmarks/dense.py synthetic --json FILE
+    python benchmarks/dense.py large --demo DIR --hest DIR --slide ID --json FILE
+
+`DIR` of --demo is what `hisdiff-sd demo --hest ...` wrote: its model, and the store of the slide that was held out. `spots`
+predicts that slide as if it had no spots, at 200 and at 50 um, and reads the maps at the measured spots. `synthetic` compares
+a 50 um map with a 200 um map that is interpolated, beside the truth that is known at every 50 um. `large` takes a TIFF of
+40,000 x 40,000 px, made by repeating a real one, said to have 0.25 um per px, the whole way; each stage is a process of its
+own, whose peak memory is read.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import spatialdata
+from _common import large_tiff, write_json
+from scipy.interpolate import LinearNDInterpolator, NearestNDInterpolator
+from spatialdata import SpatialData
+
+import hisdiff_sd as hd
+from hisdiff_sd._data import measured
+from hisdiff_sd._targets import to_target
+
+STAGES = ("convert", "tissue", "tile", "embed", "predict")
+LARGE_PX, LARGE_MPP, LARGE_SPACING = 40_000, 0.25, 50
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("part", choices=("spots", "synthetic", "large", *STAGES), metavar="spots|synthetic|large")
+    parser.add_argument("--demo", type=Path, help="folder that `hisdiff-sd demo --hest` wrote")
+    parser.add_argument("--hest", type=Path, help="folder in HEST layout")
+    parser.add_argument("--slide", help="id of the slide that is repeated")
+    parser.add_argument("--json", type=Path, help="file to write the figures to")
+    parser.add_argument("--work", type=Path, help="folder for the large slide, kept; a temporary one by default")
+    parser.add_argument("--samples", type=int, default=16)
+    parser.add_argument("--steps", type=int, default=20)
+    options = parser.parse_args()
+    if options.part in STAGES:
+        stage(options)
+    elif options.part == "spots":
+        write_json(options.json, against_spots(options))
+    elif options.part == "synthetic":
+        write_json(options.json, against_truth(options))
+    else:
+        with tempfile.TemporaryDirectory() as temporary:
+            options.work = options.work or Path(temporary)
+            write_json(options.json, large(options))
+
+
+def bare(sdata: SpatialData) -> SpatialData:
+    """The slide as if it had never been sequenced, in memory."""
+    return SpatialData(images={"he": sdata["he"]}, attrs=sdata.attrs)
+
+
+def read_at(table, xy: np.ndarray) -> np.ndarray:
+    """A map at other places: linear between its tiles, the nearest tile outside."""
+    tiles, values = table.obsm["spatial"], np.asarray(table.X)
+    inside = LinearNDInterpolator(tiles, values)(xy)
+    return np.where(np.isnan(inside), NearestNDInterpolator(tiles, values)(xy), inside)
+
+
+def against_spots(options: argparse.Namespace) -> dict:
+    """PCC-50 of the mean at the measured spots: predicted there, and read from maps."""
+    model = hd.HisDiff.load(options.demo / "model")
+    report = json.loads((options.demo / "report.json").read_text())
+    sdata = spatialdata.read_zarr(options.demo / "stores" / f"{report['test']}.zarr")
+    sdata.path = None  # what is made here stays in memory
+    how = {"n_samples": options.samples, "steps": options.steps}
+    hd.tl.predict(sdata, model, key_added="at_spots", **how)
+    spots = sdata["at_spots"]
+    truth = measured(sdata["table"], spots.obs_names, model.genes, model.config.target, report["test"]).y
+    found = {"at the spots": hd.metrics.scores(np.asarray(spots.X), truth)["pcc50"]}
+    for spacing in (200, 50):
+        without = bare(sdata)
+        hd.tl.predict(without, model, spacing_um=spacing, **how)
+        table = without[f"hisdiff_tiles_{spacing}um"]
+        at_spots = read_at(table, spots.obsm["spatial"])
+        found[f"map of {spacing} um"] = hd.metrics.scores(at_spots, truth)["pcc50"]
+        found[f"tiles of {spacing} um"] = table.n_obs
+    return {"slide": report["test"], "target": model.config.target, **how, **found}
+
+
+def against_truth(options: argparse.Namespace) -> dict:
+    """Correlation with the truth at every 50 um of a synthetic slide, median over the genes that the image shows."""
+    how = {"n_samples": options.samples, "steps": options.steps}
+    with tempfile.TemporaryDirectory() as folder:
+        root = hd.datasets.synthetic(Path(folder) / "hest")
+        training = [hd.io.hest(root, name) for name in ("S1", "S2", "S3")]
+        genes = hd.pp.select_genes(training, n_top=60)
+        model = hd.tl.train(training, genes=genes, encoder="morphology", target="cp10k", epochs=60)
+        truth = hd.datasets.synthetic_truth(root, "S4", whole_section=True)[:, model.genes]
+        sdata = bare(hd.io.hest(root, "S4"))
+        for spacing in (200, 50):
+            hd.tl.predict(sdata, model, spacing_um=spacing, **how)
+    xy = truth.obsm["spatial"]
+    # shares of the counts, so that 1 is the total of each place
+    expected = to_target(np.asarray(truth.X), np.ones(truth.n_obs), "cp10k")
+    maps = {spacing: read_at(sdata[f"hisdiff_tiles_{spacing}um"], xy) for spacing in (200, 50)}
+    r = {spacing: pcc_per_gene(values, expected) for spacing, values in maps.items()}
+    return {
+        **how,
+        "genes": len(model.genes),
+        "places": truth.n_obs,
+        "pcc_50um_map": float(np.median(r[50])),
+        "pcc_200um_map_interpolated": float(np.median(r[200])),
+        "share_of_genes_better_at_50um": float(np.mean(r[50] > r[200])),
+    }
+
+
+def pcc_per_gene(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    return np.array([np.corrcoef(a[:, g], b[:, g])[0, 1] for g in range(a.shape[1])])
+
+
+def large(options: argparse.Namespace) -> dict:
+    """Seconds and peak memory of every stage on a slide of 40,000 x 40,000 px."""
+    options.work.mkdir(parents=True, exist_ok=True)
+    large_tiff(options.hest / "wsis" / f"{options.slide}.tif", LARGE_PX, options.work)
+    found = {}
+    for name in STAGES:
+        command = [
+            sys.executable,
+            __file__,
+            name,
+            "--work",
+            options.work,
+            "--demo",
+            options.demo,
+            "--slide",
+            options.slide,
+        ]
+        command += ["--samples", options.samples, "--steps", options.steps]
+        shown = subprocess.run([str(c) for c in command], check=True, capture_output=True, text=True)
+        found[name] = json.loads(shown.stdout.splitlines()[-1])
+        print(name, found[name], file=sys.stderr)
+    return {
+        "side_px": LARGE_PX,
+        "mpp": LARGE_MPP,
+        "spacing_um": LARGE_SPACING,
+        "samples": options.samples,
+        "steps": options.steps,
+        "peak_mib": max(s["peak_mib"] for s in found.values()),
+        "stages": found,
+    }
+
+
+def stage(options: argparse.Namespace) -> None:
+    """One stage of `large`; prints its figures as JSON."""
+    store = options.work / "wsi-large.zarr"
+    model = hd.HisDiff.load(options.demo / "model")
+    key = f"tiles_{LARGE_SPACING}um"
+    start = time.perf_counter()
+    if options.part == "convert":
+        tiff = options.work / f"large-{options.slide}.tif"
+        hd.io.write(hd.io.wsi(tiff, mpp=LARGE_MPP, slide="large"), store, overwrite=True)
+    else:
+        sdata = spatialdata.read_zarr(store)
+        if options.part == "tissue":
+            hd.pp.tissue(sdata, overwrite=True)
+        elif options.part == "tile":
+            hd.pp.tile(sdata, LARGE_SPACING, model=model, overwrite=True)
+        elif options.part == "embed":
+            hd.pp.embed(sdata, model.config.encoder, shapes_key=key, overwrite=True)
+        else:
+            hd.tl.predict(sdata, model, shapes_key=key, n_samples=options.samples, steps=options.steps, overwrite=True)
+    seconds = time.perf_counter() - start
+    lines = Path("/proc/self/status").read_text().splitlines()
+    peak = int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) / 1024
+    shapes = {} if options.part == "convert" else spatialdata.read_zarr(store).shapes
+    found = {"seconds": round(seconds, 1), "peak_mib": round(peak)}
+    print(json.dumps(found | ({"tiles": len(shapes[key])} if key in shapes else {})))
+
+
+if __name__ == "__main__":
+    main()
