@@ -7,8 +7,8 @@
 `DIR` of --demo is what `hisdiff-sd demo --hest ...` wrote: its model, and the store of the slide that was held out. `spots`
 predicts that slide as if it had no spots, at 200 and at 50 um, and reads the maps at the measured spots. `synthetic` compares
 a 50 um map with a 200 um map that is interpolated, beside the truth that is known at every 50 um. `large` takes a TIFF of
-40,000 x 40,000 px, made by repeating a real one, said to have 0.25 um per px, the whole way; each stage is a process of its
-own, whose peak memory is read.
+40,000 x 40,000 px, made by repeating a real one, said to have 0.25 um per px, the whole way, with tiles all over it; each stage
+is a process of its own, whose peak memory is read.
 """
 
 from __future__ import annotations
@@ -168,7 +168,8 @@ def stage(options: argparse.Namespace) -> None:
         if options.part == "tissue":
             hd.pp.tissue(sdata, overwrite=True)
         elif options.part == "tile":
-            hd.pp.tile(sdata, LARGE_SPACING, model=model, overwrite=True)
+            # all over the slide, glass too: as many tiles as a slide full of tissue has
+            hd.pp.tile(sdata, LARGE_SPACING, model=model, shapes_key=None, overwrite=True)
         elif options.part == "embed":
             hd.pp.embed(sdata, model.config.encoder, shapes_key=key, overwrite=True)
         else:

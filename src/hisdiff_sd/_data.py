@@ -48,10 +48,7 @@ def slide_inputs(
             f"slide {slide_name(sdata)!r} has no embeddings {embedding_key!r}; tables here: {listed}; run hd.pp.embed"
         )
     table = sdata.tables[embedding_key]
-    if not spots.record().items() <= get_provenance(table).items():
-        raise HisDiffError(
-            f"{embedding_key!r} was made of other tiles, which {shapes_key!r} had before; run hd.pp.embed with overwrite=True"
-        )
+    check_tiles(table, spots, embedding_key)
     rows = rows_of(table, spots.index, embedding_key)
     here = rows >= 0
     lacking = int((~here).sum())
@@ -90,10 +87,20 @@ def rows_of(table: AnnData, index: pd.Index, name: str) -> np.ndarray:
     return ids.get_indexer(pd.Index(index.to_numpy()))
 
 
-def covers(table: AnnData, shapes: Shapes) -> bool:
-    """Whether a table has a row for every spot, but for those whose tiles could not be read, and no other."""
+def check_tiles(table: AnnData, shapes: Shapes, name: str) -> None:
+    """Refuse a table that was made of other tiles, which a grid had before, or which another grid has."""
+    found = get_provenance(table)
+    differs = [f"{k}: {found[k]} there, {v} now" for k, v in shapes.record().items() if found.get(k, v) != v]
+    if differs:
+        raise HisDiffError(
+            f"table {name!r} was made of other tiles ({', '.join(differs)}); make it again with overwrite=True"
+        )
+
+
+def covers(table: AnnData, shapes: Shapes, failed: int) -> bool:
+    """Whether a table has a row for every spot, but for as many as could not be read, and no other."""
     rows = set(table.obs[keys.INSTANCE])
-    return rows <= set(shapes.index) and len(rows) + failed_tiles(table) == shapes.n
+    return rows <= set(shapes.index) and len(rows) + failed == shapes.n
 
 
 def spot_pitch_um(sdata: SpatialData) -> float | None:

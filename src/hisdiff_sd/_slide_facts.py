@@ -79,6 +79,8 @@ def code(report: SlideReport) -> str:
         # a grid of hd.pp.tile is laid again by its spacing; other shapes have to be there
         grid = report.spacing_um is not None and report.shapes == keys.tiles_key(report.spacing_um)
         asked.insert(0, f"spacing_um={report.spacing_um:g}" if grid else f"shapes_key={report.shapes!r}")
+    if record.get("genes"):
+        asked.append(f"genes={_nested(record['genes'])!r}")
     if report.table != keys.prediction_key(report.shapes):
         asked.append(f"key_added={report.table!r}")
     hash_ = str(record.get("model_hash") or "unknown")[:12]

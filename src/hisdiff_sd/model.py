@@ -153,6 +153,8 @@ class HisDiff(ModelHubMixin):
         encoder: str = "uni",
         tile: str = "hisdiff",
         target: str = "log2",
+        spot_pitch_um: float | None = None,
+        spot_diameter_um: float | None = None,
     ) -> HisDiff:
         """Load a checkpoint of the original HisDiff training script; no code in the file is run.
 
@@ -166,6 +168,9 @@ class HisDiff(ModelHubMixin):
             Heads of the self-attention, which cannot be read off the weights; 12 as published.
         encoder, tile, target
             What it was trained with.
+        spot_pitch_um, spot_diameter_um
+            Distance and diameter of its training spots in um (100 and 55 for Visium, 200 and 100 for Spatial
+            Transcriptomics); needed for maps of slides without spots.
 
         Raises
         ------
@@ -178,6 +183,8 @@ class HisDiff(ModelHubMixin):
             target=target,
             encoder=encoder,
             tile=tile,
+            spot_pitch_um=spot_pitch_um,
+            spot_diameter_um=spot_diameter_um,
             training={"preset": "published", "checkpoint": Path(checkpoint).name},
         )
         return cls(network, config, Scalers.identity(network.n_genes, network.embedding_dim))
@@ -250,14 +257,14 @@ class HisDiff(ModelHubMixin):
             for a in (slide.near.index, slide.wide.index, slide.near.mask, slide.wide.mask)
         )
         self.network.to(device)
+        # filled in place: results that are kept between the large contexts of batches would scatter the memory
+        out = torch.empty(slide.n, self.network.config["width"], device=device)
         with torch.inference_mode():
-            parts = [
-                self.network.condition(
+            for rows in torch.arange(slide.n, device=device).split(batch):
+                out[rows] = self.network.condition(
                     embedding[rows], embedding[near[rows]], embedding[wide[rows]], near_mask[rows], wide_mask[rows]
                 )
-                for rows in torch.arange(slide.n, device=device).split(batch)
-            ]
-        return torch.cat(parts)
+        return out
 
     def check_width(self, slide: SlideInputs) -> None:
         """Raise unless the slide's embeddings are as wide as the network expects."""

@@ -19,7 +19,7 @@ from spatialdata.models import Image2DModel
 import hisdiff_sd as hd
 from hisdiff_sd._errors import HisDiffError, MissingFileError
 from hisdiff_sd.io import open as open_store
-from hisdiff_sd.io._store import write_table
+from hisdiff_sd.io._store import write_image, write_table
 
 NOBODY = 65534
 
@@ -186,3 +186,21 @@ def test_a_store_that_is_read_only_is_worked_on_through_a_companion(read_only: P
     sdata = open_store(folder / "shared" / "S1.zarr", folder / "mine" / "S1.zarr")
     write_table(sdata, "new", table_of(sdata, 1))
     assert (open_store(folder / "shared" / "S1.zarr", folder / "mine" / "S1.zarr")["new"].X == 1).all()
+
+
+def test_images_of_the_owner_and_of_the_companion_do_not_meet(shared: Path, tmp_path: Path) -> None:
+    """What the owner adds to the store later does not part it from its companion, whose own images are read back."""
+
+    def raster(fill: float):
+        return Image2DModel.parse(np.full((1, 4, 5), fill, np.float32), dims=("c", "y", "x"))
+
+    store = shared / "S1.zarr"
+    mine = open_store(store, tmp_path / "mine.zarr")
+    write_image(mine, "raster", raster(1.0))
+    owner = open_store(store)
+    write_image(owner, "raster", raster(2.0))
+    hd.pp.tissue(owner)
+    again = open_store(store, tmp_path / "mine.zarr")
+    assert float(again["raster"].max()) == 1.0
+    write_image(again, "raster", raster(3.0), overwrite=True)
+    assert float(open_store(store)["raster"].max()) == 2.0

@@ -143,8 +143,8 @@ def test_a_single_sample_has_one_row(open_store, tiny_model):
 def test_a_slide_without_a_prediction_is_predicted_first(open_store, tiny_model, monkeypatch):
     sdata = open_store("S3")
 
-    def quick(slide: SpatialData, model: hd.HisDiff, *, key_added: str) -> None:
-        hd.tl.predict(slide, model, key_added=key_added, n_samples=2, steps=1)
+    def quick(slide: SpatialData, model: hd.HisDiff, **options: str) -> None:
+        hd.tl.predict(slide, model, n_samples=2, steps=1, **options)
 
     monkeypatch.setattr("hisdiff_sd.tl._evaluate.predict", quick)
     table = hd.tl.evaluate(sdata, tiny_model, key="own")
@@ -244,3 +244,25 @@ def test_nothing_is_evaluated_without_a_model(predicted, monkeypatch):
     monkeypatch.setattr(hd.settings, "model", None)
     with pytest.raises(HisDiffError, match="no model given"):
         hd.tl.evaluate(predicted)
+
+
+def test_genes_are_compared_by_name(open_store, tiny_model):
+    """A prediction with its genes in another order has the same scores; one that lacks genes is refused."""
+    sdata = open_store("S3")
+    how = {"n_samples": 2, "steps": 2}
+    hd.tl.predict(sdata, tiny_model, **how)
+    hd.tl.predict(sdata, tiny_model, genes=tiny_model.genes[::-1], key_added="reversed", **how)
+    a, b = (hd.tl.evaluate(sdata, tiny_model, key=key) for key in ("hisdiff", "reversed"))
+    pd.testing.assert_frame_equal(a, b)
+    hd.tl.predict(sdata, tiny_model, genes=tiny_model.genes[:3], key_added="few", **how)
+    with pytest.raises(HisDiffError, match=rf"'few' lacks 9 genes.*{tiny_model.genes[3]}.*genes="):
+        hd.tl.evaluate(sdata, tiny_model, key="few")
+
+
+def test_a_map_is_not_evaluated(open_store, tiny_model):
+    sdata = open_store("S3")
+    hd.pp.tissue(sdata)
+    hd.pp.tile(sdata, 200)
+    with pytest.raises(HisDiffError, match="is a map"):
+        hd.tl.evaluate(sdata, tiny_model, key="hisdiff_tiles_200um")
+    assert "hisdiff_tiles_200um" not in sdata.tables

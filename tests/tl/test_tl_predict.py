@@ -171,9 +171,12 @@ def test_the_record_says_how_the_table_was_made(predicted, tiny_model):
     for key in ("encoder_hash", "tile_side_px", "padding", "filter"):
         assert record.pop(key) == embedding[key]
     assert json.loads(record.pop("licences")) == tiny_model.config.licences
+    assert json.loads(record.pop("training_slides")) == ["S1", "S2"]
     assert record == {
         "kind": "prediction",
         "slide": "S3",
+        "shapes": "spots",
+        "genes": "",
         "model_hash": tiny_model.fingerprint,
         "target": "log2",
         "encoder": "morphology",
@@ -265,7 +268,7 @@ def test_a_model_may_be_a_folder(slide, tiny_model, tmp_path, monkeypatch, how):
 def test_the_model_may_come_from_the_environment(slide, tiny_model, tmp_path, monkeypatch):
     tiny_model.save(tmp_path / "model")
     monkeypatch.setenv("HISDIFF_SD_MODEL", str(tmp_path / "model"))
-    monkeypatch.setattr("hisdiff_sd.tl._predict.settings", Settings())
+    monkeypatch.setattr("hisdiff_sd.tl._model_inputs.settings", Settings())
     hd.tl.predict(slide, n_samples=1, steps=1)
     assert slide["hisdiff"].uns[ATTRS]["model_hash"] == tiny_model.fingerprint
 
@@ -369,7 +372,7 @@ def test_options_that_make_no_sense_are_refused(slide, tiny_model, options, mess
 
 def test_many_spots_are_kept_small(slide, tiny_model, monkeypatch):
     expected = predict(slide, tiny_model, n_samples=19, steps=1)
-    monkeypatch.setattr("hisdiff_sd.tl._predict._MANY_SPOTS", 10)
+    monkeypatch.setattr("hisdiff_sd.tl._prediction_table._MANY_SPOTS", 10)
     predict(slide, tiny_model, n_samples=19, steps=1, overwrite=True)
     table = slide["p"]
     assert table.X.dtype == np.float32

@@ -159,6 +159,8 @@ def test_a_model_of_another_scale_is_warned_of_with_both_scales(bare, tiny_model
     ("options", "words"),
     [
         ({"spacing_um": 0.5}, "0.5"),
+        ({"spacing_um": 0}, "spacing_um=0 is no distance"),
+        ({"spacing_um": float("nan")}, "spacing_um=nan"),
         ({"spacing_um": 90_000}, "tissue"),
         ({"shapes_key": "cells"}, "cells"),
         ({"shapes_key": "tiles_50um", "spacing_um": 50}, "two places"),
@@ -173,3 +175,65 @@ def test_places_that_cannot_be_are_refused(bare, tiny_model, options, words):
 def test_a_model_that_knows_no_spacing_needs_one(bare, tiny_model):
     with pytest.raises(HisDiffError, match="spacing_um="):
         hd.tl.predict(bare, changed(tiny_model, spot_pitch_um=None), **QUICK)
+
+
+def test_tiles_that_were_laid_anew_are_not_taken_for_the_old_ones(bare, tiny_model):
+    """Embeddings, predictions and pictures of other tiles are refused, whatever their names."""
+    hd.pp.tissue(bare)
+    hd.pp.tile(bare, 100, tile_um=400)
+    known = changed(tiny_model, spot_diameter_um=100.0)
+    with pytest.warns(HisDiffWarning, match=r"stand for spots of 400 um.*trained on spots of 100 um.*hd\.pp\.tile"):
+        hd.tl.predict(bare, known, spacing_um=100, **QUICK)
+    hd.pp.tile(bare, 100, model=known, overwrite=True)
+    with pytest.raises(HisDiffError, match=r"side of the tiles: 362 px in the store, 224 px.*overwrite=True"):
+        hd.tl.predict(bare, known, spacing_um=100, overwrite=True, **QUICK)
+    hd.pp.embed(bare, "morphology", shapes_key="tiles_100um", overwrite=True)
+    hd.tl.predict(bare, known, spacing_um=100, overwrite=True, **QUICK)
+    hd.pp.tile(bare, 100, model=known, grid="hexagonal", overwrite=True)
+    for draw in (hd.tl.rasterize, lambda s: hd.pl.expression(s, known.genes[0])):
+        with pytest.raises(HisDiffError, match=r"made of other tiles \(grid: square there, hexagonal now"):
+            draw(bare)
+
+
+def test_a_model_that_does_not_know_its_spots_says_so(bare, tiny_model):
+    silent = changed(tiny_model, spot_pitch_um=None, spot_diameter_um=None)
+    with pytest.warns(HisDiffWarning, match=r"does not say what its training spots were like.*from_published"):
+        hd.tl.predict(bare, silent, spacing_um=200, **QUICK)
+
+
+def test_spots_that_can_be_read_again_are_predicted(open_store, tiny_model):
+    """A prediction that lacks spots is not taken as done once the embedding has them."""
+    sdata = open_store("S3")
+    whole = sdata["spots_morphology"]
+    part = whole[3:].copy()
+    part.uns["hisdiff_sd"] = {**whole.uns["hisdiff_sd"], "failed_tiles": 3}
+    sdata.tables["spots_morphology"] = part
+    hd.tl.predict(sdata, tiny_model, **QUICK)
+    assert sdata["hisdiff"].n_obs == whole.n_obs - 3
+    sdata.tables["spots_morphology"] = whole
+    hd.tl.predict(sdata, tiny_model, **QUICK)
+    assert sdata["hisdiff"].n_obs == whole.n_obs
+
+
+def test_finishing_one_map_keeps_what_is_done_of_another(bare_store, tiny_model, monkeypatch):
+    """Names that begin alike share nothing."""
+    monkeypatch.setattr("hisdiff_sd.tl._predict._BLOCK", 10)
+    sdata = spatialdata.read_zarr(bare_store)
+    sample, calls = _sample._sample_batch, []
+
+    def failing(*args):
+        calls.append(args)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return sample(*args)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(_sample, "_sample_batch", failing)
+        with pytest.raises(KeyboardInterrupt):
+            hd.tl.predict(sdata, tiny_model, key_added="m-fine", **QUICK)
+    hd.tl.predict(sdata, tiny_model, key_added="m", **QUICK)
+    calls.clear()
+    with monkeypatch.context() as patched:
+        patched.setattr(_sample, "_sample_batch", lambda *args: calls.append(args) or sample(*args))
+        hd.tl.predict(sdata, tiny_model, key_added="m-fine", **QUICK)
+    assert len(calls) == -(-sdata["m"].n_obs // 10) - 2

@@ -84,7 +84,7 @@ def _merged(source: SpatialData, added: SpatialData, place: Path) -> SpatialData
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # of tables that annotate nothing, as in the source
         merged = SpatialData(
-            images=dict(source.images),
+            images={**source.images, **added.images},
             labels=dict(source.labels),
             points=dict(source.points),
             shapes={**source.shapes, **added.shapes},
@@ -98,16 +98,20 @@ def _merged(source: SpatialData, added: SpatialData, place: Path) -> SpatialData
 def fingerprint(sdata: SpatialData) -> dict[str, Any]:
     """What tells a slide from another: flat, as JSON keeps it.
 
-    Tables are left out, so that those who own the store can go on working with it.
+    Tables, grids and what else is made of a slide are left out, so that those who own the store can go on working with
+    it: of the slides of `hd.io` the image and the spots count, of others everything.
     """
     from spatialdata import get_pyramid_levels
 
     about = sdata.attrs.get(keys.ATTRS, {})
     found = {key: about[key] for key in _IDENTITY if key in about}
+    ours = keys.ATTRS in sdata.attrs
     for name, image in sdata.images.items():
+        if ours and name != keys.HE:
+            continue
         level = next(iter(get_pyramid_levels(image))) if hasattr(image, "children") else image
         found[f"image {name}"] = list(level.shape)
-    found |= {f"shapes {name}": _digest(frame) for name, frame in sdata.shapes.items()}
+    found |= {f"shapes {n}": _digest(frame) for n, frame in sdata.shapes.items() if not ours or n == keys.SPOTS}
     return dict(json.loads(json.dumps(found)))
 
 

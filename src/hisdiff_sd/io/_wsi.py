@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hisdiff_sd import _keys as keys
+from hisdiff_sd._errors import HisDiffError
 from hisdiff_sd._openslide import open_openslide
 from hisdiff_sd.io import _pixel_size
 from hisdiff_sd.io._image import file_kind, open_image, pyramid
@@ -68,7 +69,9 @@ def wsi(path: str | Path, mpp: float | None = None, *, slide: str | None = None)
     kind = file_kind(file)
     image = open_image(file)
     size, source = _pixel_size.choose(file, _declared(file, kind), _LOOKED_AT[kind], given)
-    name = slide or file.stem.removesuffix(".ome")
+    if slide is not None and not slide.strip():
+        raise HisDiffError("slide= is empty; give an id, or leave it out to take the name of the file")
+    name = file.stem.removesuffix(".ome") if slide is None else slide
     record = slide_record(
         name,
         image,

@@ -9,10 +9,11 @@ import numpy as np
 import pandas as pd
 
 from hisdiff_sd import _keys as keys
-from hisdiff_sd._data import rows_of
+from hisdiff_sd._data import check_tiles, rows_of
 from hisdiff_sd._errors import HisDiffError, check_one_of
 from hisdiff_sd._open import slide_name
 from hisdiff_sd._provenance import get_provenance
+from hisdiff_sd._shapes import slide_shapes
 from hisdiff_sd._targets import UNITS
 from hisdiff_sd.pl._marks import Marks, marks_of
 
@@ -92,6 +93,7 @@ def read_prediction(sdata: SpatialData, key: str | None = None, shapes_key: str 
     name = find_prediction(sdata, key)
     table = sdata.tables[name]
     where = shapes_key or str(table.uns["spatialdata_attrs"]["region"])
+    check_tiles(table, slide_shapes(sdata, where), name)
     marks = marks_of(sdata, where)
     rows = rows_of(table, marks.index, name)
     if not (rows >= 0).any():

@@ -14,7 +14,7 @@ from hisdiff_sd import _keys as keys
 from hisdiff_sd._data import covers
 from hisdiff_sd._errors import HisDiffError, HisDiffWarning, check_one_of
 from hisdiff_sd._progress import Estimate, progress
-from hisdiff_sd._provenance import check_provenance, provenance, set_provenance
+from hisdiff_sd._provenance import check_provenance, failed_tiles, provenance, set_provenance
 from hisdiff_sd._shapes import Shapes, slide_shapes
 from hisdiff_sd.io._slide import parse_table
 from hisdiff_sd.io._store import check_table_name, check_writable, slide_attrs, write_table
@@ -88,7 +88,8 @@ def embed(
     key_added
         Name of the table; ``<shapes>_<encoder>`` by default.
     overwrite
-        Replace a table that was made in another way. One that was made in the same way is kept as it is.
+        Make the table again, in place of the one that is there. Without it, one that was made in the same way is kept as
+        it is.
 
     Returns
     -------
@@ -133,7 +134,12 @@ def embed(
         image=image_key,
     )
     there = sdata.tables.get(name)
-    if there is not None and not overwrite and check_provenance(there, record, name) and covers(there, spots):
+    if (
+        there is not None
+        and not overwrite
+        and check_provenance(there, record, name)
+        and covers(there, spots, failed_tiles(there))
+    ):
         return
     check_writable(sdata)
     source, plan = _plan(sdata, image_key, spots, protocol, batch_size or _batch_size(loaded))

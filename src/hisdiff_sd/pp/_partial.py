@@ -133,7 +133,7 @@ def partial_results(store: Path | None, name: str, key: str, n: int, dim: int) -
             with suppress(HisDiffError):
                 partial.flush()
             raise
-        for left in folder.parent.glob(f"partial-{name}-*"):
+        for left in folder.parent.glob(f"partial-{name}-{'?' * len(key)}"):  # not those of a name that goes on
             if left == folder:
                 shutil.rmtree(left, ignore_errors=True)
             else:

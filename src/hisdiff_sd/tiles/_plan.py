@@ -115,8 +115,9 @@ def _cells(corners: np.ndarray, side: int, size: tuple[int, int], cell: tuple[in
     last = np.minimum(corners + side, size[::-1]) - 1
     inside = (last >= first).all(1)
     found: dict[Cell, None] = {}
-    for (x0, y0), (x1, y1) in zip(first[inside] // cell[::-1], last[inside] // cell[::-1], strict=True):
-        found.update(((int(row), int(col)), None) for row in range(y0, y1 + 1) for col in range(x0, x1 + 1))
+    ends = ((at[inside] // cell[::-1]).tolist() for at in (first, last))
+    for (x0, y0), (x1, y1) in zip(*ends, strict=True):
+        found.update(((row, col), None) for row in range(y0, y1 + 1) for col in range(x0, x1 + 1))
     return tuple(found)
 
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -18,6 +18,7 @@ from hisdiff_sd.tl._model_inputs import model_inputs, resolve_model
 from hisdiff_sd.tl._predict import predict
 
 if TYPE_CHECKING:
+    from anndata import AnnData
     from spatialdata import SpatialData
 
     from hisdiff_sd.model import HisDiff
@@ -67,12 +68,13 @@ def evaluate(
         raise HisDiffError(f"no table {table_key!r} of measured counts to evaluate against; tables here: {listed}")
     name = str(slide_attrs(sdata)["slide"])
     check_genes(bundle.genes, [(name, sdata.tables[table_key])])
+    if key in {keys.prediction_key(shapes) for shapes in sdata.shapes} - {keys.PREDICTION}:
+        raise HisDiffError(
+            f"table {key!r} is a map, and counts were measured at spots; predict there: hd.tl.predict(sdata, model)"
+        )
     if key not in sdata.tables:
-        predict(sdata, bundle, key_added=key)
-    prediction = sdata.tables[key]
-    record = get_provenance(prediction)
-    if record.get("model_hash") != bundle.fingerprint:
-        raise HisDiffError(f"table {key!r} was predicted by another model; predict again with overwrite=True")
+        predict(sdata, bundle, shapes_key=keys.SPOTS, key_added=key)
+    prediction, record = _of_panel(sdata.tables[key], bundle, key)
     slide = model_inputs(sdata, bundle)
     rows = rows_of(prediction, slide.index, key)
     if (rows < 0).any():
@@ -97,6 +99,20 @@ def evaluate(
     table.attrs["protocol"] = _protocol(sdata, bundle)
     table.attrs["target"] = bundle.config.target
     return table
+
+
+def _of_panel(table: AnnData, model: HisDiff, key: str) -> tuple[AnnData, dict[str, Any]]:
+    """A prediction of this model with the genes of its panel in their order, and how it was made."""
+    record = get_provenance(table)
+    if record.get("model_hash") != model.fingerprint:
+        raise HisDiffError(f"table {key!r} was predicted by another model; predict again with overwrite=True")
+    missing = [g for g in model.genes if g not in table.var_names]
+    if missing:
+        raise HisDiffError(
+            f"table {key!r} lacks {len(missing)} genes of the model's panel ({', '.join(missing[:5])}); predict all of them, "
+            "without genes=, to evaluate"
+        )
+    return table[:, model.genes], record
 
 
 def _protocol(sdata: SpatialData, model: HisDiff) -> str:

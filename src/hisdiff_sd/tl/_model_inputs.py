@@ -81,11 +81,16 @@ def model_inputs(
         logger.info("embedding the tiles of %r with %s", shapes_key, loaded.name)
         embed(sdata, loaded, tile_um=protocol.tile_um, padding=protocol.padding, shapes_key=shapes_key)
     found = get_provenance(sdata.tables[key])
+    side = protocol.side_px(slide_shapes(sdata, shapes_key).diameter_px, slide_attrs(sdata)["mpp"])
     differs = [
         f"{what}: {found.get(k) or 'unknown'} in the store, {wanted} of the model"
         for k, what, wanted in (("tile", "tiles", config.tile), ("encoder_hash", "encoder hash", config.encoder_hash))
         if wanted and found.get(k) != wanted
     ]
+    if found.get("tile_side_px", side) != side:
+        differs.append(
+            f"side of the tiles: {found['tile_side_px']:g} px in the store, {side:g} px of {shapes_key!r} now"
+        )
     if differs:
         again = f"hd.pp.embed(sdata, {config.encoder!r}, {tiles}{on}, overwrite=True)"
         raise HisDiffError(
@@ -127,14 +132,35 @@ def check_slide(sdata: SpatialData, model: HisDiff, shapes_key: str) -> None:
             f"of {config.tile_side_um:.0f} um at {config.mpp or float('nan'):.3g} um per px: what it sees has another scale; "
             "train a model on tiles of a physical size (tile_um=)"
         )
+    if shapes_key != keys.SPOTS:
+        said += _of_grid(sdata, model, shapes_key)
     for text in said:
         warnings.warn(text, HisDiffWarning, stacklevel=3)
     if shapes_key != keys.SPOTS and config.target == "log2":
         logger.warning(
-            "%s: the model predicts counts at the depth of its training slides, which a slide without sequencing does not "
-            "have; compare genes within the slide only, or train with target='cp10k'",
+            "%s: the model predicts counts at the depth of its training slides, and this map has no depth of its own; compare "
+            "a gene within the slide only, or train with target='cp10k'",
             name,
         )
+
+
+def _of_grid(sdata: SpatialData, model: HisDiff, shapes_key: str) -> list[str]:
+    """What is to be said of tiles that do not stand for spots as the model knows them."""
+    config, shapes = model.config, slide_shapes(sdata, shapes_key)
+    unknown = [k for k in ("spot_pitch_um", "spot_diameter_um") if getattr(config, k) is None]
+    if unknown:
+        return [
+            f"the model does not say what its training spots were like ({', '.join(unknown)}): tiles of {shapes_key!r} are as "
+            "large as they say, and see the nearest tiles, not those a training pitch apart; give both to "
+            "hd.HisDiff.from_published, or train the model again"
+        ]
+    stands_for = shapes.diameter_px * slide_attrs(sdata)["mpp"]
+    if _differ(stands_for, config.spot_diameter_um, _SCALE_TOLERANCE):
+        return [
+            f"tiles of {shapes_key!r} stand for spots of {stands_for:.0f} um, the model was trained on spots of "
+            f"{config.spot_diameter_um:g} um; lay them again for it: hd.pp.tile(sdata, ..., model=model, overwrite=True)"
+        ]
+    return []
 
 
 def _differ(here: float | None, there: float | None, tolerance: float) -> bool:

@@ -15,7 +15,7 @@ from hisdiff_sd._device import resolve_device
 from hisdiff_sd._errors import HisDiffError, check_one_of
 from hisdiff_sd._inputs import SlideInputs
 from hisdiff_sd._progress import Estimate, progress
-from hisdiff_sd._provenance import check_provenance, get_provenance, provenance
+from hisdiff_sd._provenance import check_provenance, failed_tiles, get_provenance, provenance
 from hisdiff_sd._shapes import slide_shapes
 from hisdiff_sd.io._store import check_table_name, check_writable, slide_attrs, write_table
 from hisdiff_sd.nn import spaced_timesteps
@@ -93,7 +93,7 @@ def predict(
     key_added
         Name of the table; ``"hisdiff"`` on spots and ``"hisdiff_<shapes>"`` on others by default.
     overwrite
-        Replace a prediction that was made in another way. One that was made in the same way is kept as it is.
+        Predict again, in place of what is there. Without it, a prediction that was made in the same way is kept as it is.
 
     Returns
     -------
@@ -116,6 +116,8 @@ def predict(
         raise HisDiffError(f"n_samples={n_samples} draws nothing; 1 or more are needed")
     if batch_size is not None and batch_size < 1:
         raise HisDiffError(f"batch_size={batch_size} denoises nothing; leave it out to have it chosen")
+    if spacing_um is not None and not (np.isfinite(spacing_um) and spacing_um > 0):
+        raise HisDiffError(f"spacing_um={spacing_um} is no distance; give um, such as 100")
     spaced_timesteps(steps)  # refuses a number of steps before any work is done
     if key_added is not None:
         _prediction_there(sdata, key_added)
@@ -135,7 +137,7 @@ def predict(
         logger.warning("%d samples are too few for 5%% and 95%% quantiles: q05 and q95 are left out", n_samples)
     summary = Summary.for_spots(slide.n, n_samples, kept)
     store = Path(str(sdata.path)) if sdata.is_backed() else None
-    with partial_results(store, name, _key(record, slide, kept, where), slide.n, summary.width) as partial:
+    with partial_results(store, name, _key(record, slide, summary, where), slide.n, summary.width) as partial:
         _fill(
             partial,
             bundle,
@@ -148,6 +150,7 @@ def predict(
             batch_size=batch_size,
         )
         record["failed_tiles"] = slide_shapes(sdata, shapes_key).n - slide.n
+        record["genes"] = "" if genes is None else json.dumps(list(dict.fromkeys(genes)))
         table = prediction_table(partial.values, summary, slide, bundle, sdata, shapes_key, record)
         write_table(sdata, name, table, overwrite=overwrite or there is not None)
 
@@ -173,7 +176,7 @@ def _lay_out(sdata: SpatialData, model: HisDiff, shapes_key: str | None, spacing
         return shapes_key
     if spacing_um is None and keys.SPOTS in sdata.shapes:
         return keys.SPOTS
-    spacing = spacing_um or model.config.spot_pitch_um
+    spacing = spacing_um if spacing_um is not None else model.config.spot_pitch_um
     if spacing is None:
         raise HisDiffError(
             f"slide {slide_attrs(sdata)['slide']!r} has no spots, and the model does not say how far apart its training spots "
@@ -230,7 +233,10 @@ def _is_done(there: AnnData, record: dict[str, Any], name: str, genes: list[str]
             f"table {name!r} has {there.n_vars} genes, and not those asked for; give overwrite=True to replace it, or "
             "key_added= for another name"
         )
-    if covers(there, slide_shapes(sdata, record["shapes"])):
+    # an embedding that was made again may have tiles that could not be read before
+    embedding = sdata.tables.get(keys.embedding_key(record["shapes"], record["encoder"]))
+    failed = failed_tiles(there if embedding is None else embedding)
+    if covers(there, slide_shapes(sdata, record["shapes"]), failed):
         return True
     logger.warning("table %r lacks spots of the slide; it is predicted anew", name)
     return False
@@ -279,8 +285,9 @@ def _fill(
             estimate.done(len(blocks[i]))
 
 
-def _key(record: dict[str, Any], slide: SlideInputs, kept: np.ndarray, device: torch.device) -> str:
+def _key(record: dict[str, Any], slide: SlideInputs, summary: Summary, device: torch.device) -> str:
     """What partial results must share to be continued."""
-    digest = hashlib.sha256(json.dumps([record, str(device), kept.tolist()]).encode())
+    shape = [summary.genes.tolist(), summary.layers, _BLOCK]
+    digest = hashlib.sha256(json.dumps([record, str(device), *shape]).encode())
     digest.update("|".join(map(str, slide.index)).encode() + slide.xy.tobytes() + slide.embedding.tobytes())
     return digest.hexdigest()[:16]

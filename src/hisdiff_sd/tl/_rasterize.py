@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from hisdiff_sd._data import rows_of
+from hisdiff_sd._data import check_tiles, rows_of
 from hisdiff_sd._errors import HisDiffError, check_one_of
 from hisdiff_sd._provenance import get_provenance
 from hisdiff_sd._shapes import GRID, Shapes, slide_shapes
@@ -90,6 +90,7 @@ def rasterize(
         raise HisDiffError(f"the slide has an image {name!r} already; give overwrite=True to replace it, or key_added=")
     check_writable(sdata)
     shapes = slide_shapes(sdata, _region(sdata, key))
+    check_tiles(table, shapes, key)
     rows = rows_of(table, shapes.index, key)
     row_of_pixel, corner, side = _pixels(shapes)
     if row_of_pixel.size * len(names) * 4 > _MOST_BYTES:
