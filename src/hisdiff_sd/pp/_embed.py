@@ -226,14 +226,17 @@ def _embed_tiles(
 
 def _checked(vectors: torch.Tensor, batch: TileBatch[torch.Tensor], encoder: TileEncoder, slide: str) -> np.ndarray:
     """Vectors of a batch as float32 on the CPU, if they are what the encoder promised."""
+    import torch
+
     n = len(batch.rows)
     if tuple(vectors.shape) != (n, encoder.dim):
         raise HisDiffError(
             f"encoder {encoder.name!r} returned shape {tuple(vectors.shape)} for {n} tiles; its dim is {encoder.dim}"
         )
-    values = vectors.detach().cpu().float().numpy()
-    bad = int((~np.isfinite(values)).any(1).sum())
-    if bad:
+    values = vectors.detach().to("cpu", torch.float32).numpy()
+    finite = np.isfinite(values)
+    if not finite.all():
+        bad = int((~finite.all(1)).sum())
         raise HisDiffError(f"encoder {encoder.name!r} returned NaN or infinity for {bad} of {n} tiles of {slide}")
     return values
 
