@@ -87,7 +87,7 @@ def panel(stores: dict[str, Path]) -> list[str]:
 @pytest.fixture(scope="session")
 def model(stores: dict[str, Path], panel: list[str]) -> hd.HisDiff:
     """A model of S1 and S2 that was trained for two epochs only. Read only."""
-    return hd.tl.train([stores["S1"], stores["S2"]], genes=panel, encoder="morphology", epochs=2)
+    return hd.tl.train([stores["S1"], stores["S2"]], genes=panel, encoder="morphology", preset="small", epochs=2)
 
 
 @pytest.fixture(scope="session")

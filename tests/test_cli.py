@@ -39,10 +39,9 @@ def run(monkeypatch, capsys):
 def quick():
     """Few epochs, samples and steps: the demo in seconds."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(_presets.PRESETS, "small", dataclasses.replace(_presets.PRESETS["small"], epochs=2))
+        patch.setitem(_presets.PRESETS, "flow", dataclasses.replace(_presets.PRESETS["flow"], epochs=2))
         patch.setattr(_demo, "N_TOP", 20)
         patch.setattr(_demo, "N_SAMPLES", 4)
-        patch.setattr(_demo, "STEPS", 4)
         yield
 
 

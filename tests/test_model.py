@@ -399,5 +399,5 @@ def test_the_condition_is_the_same_in_batches_and_uses_the_scalers(bundle):
 
 
 def test_repr_is_one_line(bundle):
-    text = "HisDiff(3 genes, target 'cp10k', encoder 'morphology', tiles '112um', trained on A, B)"
+    text = "HisDiff(ddpm, 3 genes, target 'cp10k', encoder 'morphology', tiles '112um', trained on A, B)"
     assert repr(bundle) == text

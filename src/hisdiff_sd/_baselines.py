@@ -92,8 +92,8 @@ def fit_baselines(slides: Sequence[SlideInputs], truth: Sequence[Measured]) -> B
     """Fit all baselines on training slides; whatever is tuned is tuned by leaving slides out."""
     y = np.concatenate([m.y for m in truth])
     depth = np.concatenate([np.log2(m.totals + 1)[:, None] for m in truth])
-    ridge, ridge_oof = _tuned(slides, y)
-    depth_map, depth_oof = _tuned(slides, depth)
+    ridge, ridge_oof = tuned_ridge(slides, y)
+    depth_map, depth_oof = tuned_ridge(slides, depth)
     residuals = y - ridge_oof
     if len(residuals) > _MOST_RESIDUALS:
         residuals = residuals[np.random.default_rng(0).choice(len(residuals), _MOST_RESIDUALS, replace=False)]
@@ -118,13 +118,15 @@ def feature_matrix(slide: SlideInputs, features: str) -> np.ndarray:
     return np.hstack([own, slide.near.mean(own), slide.wide.mean(own)])
 
 
-def _tuned(slides: Sequence[SlideInputs], y: np.ndarray) -> tuple[Linear, np.ndarray]:
+def tuned_ridge(
+    slides: Sequence[SlideInputs], y: np.ndarray, choices: Sequence[str] = FEATURES
+) -> tuple[Linear, np.ndarray]:
     """The ridge whose features and penalty have the lowest out-of-fold error, and its out-of-fold predictions."""
     best: tuple[float, str, float, np.ndarray] | None = None
-    for features in FEATURES:
+    for features in choices:
         x = np.concatenate([feature_matrix(s, features) for s in slides])
         oof = np.empty((len(PENALTIES), *y.shape))
-        for fit, left_out in _folds(slides):
+        for fit, left_out in left_out_rows(slides):
             oof[:, left_out] = _path(x[fit], y[fit], x[left_out])
         errors = [float(((predicted.clip(0) - y) ** 2).mean()) for predicted in oof]
         at = int(np.argmin(errors))
@@ -153,7 +155,7 @@ def _standard(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return x.mean(0), np.where(scale > 1e-9, scale, 1.0)
 
 
-def _folds(slides: Sequence[SlideInputs]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def left_out_rows(slides: Sequence[SlideInputs]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Rows to fit on and rows to judge on: a slide left out each time, or stripes across the longer side of the only slide."""
     if len(slides) > 1:
         group = np.repeat(np.arange(len(slides)), [s.n for s in slides])

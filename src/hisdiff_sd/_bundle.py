@@ -11,8 +11,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from hisdiff_sd._base import KernelRegression
 from hisdiff_sd._baselines import Baselines, Linear
 from hisdiff_sd._errors import HisDiffError, MissingFileError
+from hisdiff_sd._noise import SharedNoise
+from hisdiff_sd._residual import Residual
 from hisdiff_sd._trust import OutOfDistribution, Reliability, Trust
 from hisdiff_sd.io._atomic import locked, move_in, staged
 
@@ -23,6 +26,7 @@ _CONFIG, _TENSORS = "config.json", "model.safetensors"
 _FORMAT = 1
 _LINEARS = ("ridge", "depth")
 _TRUST = ("ood", "genes")
+_RESIDUAL = ("base", "noise")
 
 
 def tensors_of(model: HisDiff) -> dict[str, torch.Tensor]:
@@ -36,6 +40,9 @@ def tensors_of(model: HisDiff) -> dict[str, torch.Tensor]:
     if model.trust is not None:
         for name in _TRUST:
             arrays |= {f"trust.{name}.{k}": v for k, v in _arrays(getattr(model.trust, name)).items()}
+    if model.residual is not None:
+        for name in _RESIDUAL:
+            arrays |= {f"residual.{name}.{k}": v for k, v in _arrays(getattr(model.residual, name)).items()}
     return out | {k: torch.from_numpy(np.ascontiguousarray(v)) for k, v in arrays.items()}
 
 
@@ -44,9 +51,11 @@ def config_of(model: HisDiff) -> dict[str, Any]:
     return {
         "format": _FORMAT,
         "network": model.network.config,
+        "process": model.process,
         "config": dataclasses.asdict(model.config),
         "baselines": None if model.baselines is None else {n: _scalars(getattr(model.baselines, n)) for n in _LINEARS},
         "trust": None if model.trust is None else {n: _scalars(getattr(model.trust, n)) for n in _TRUST},
+        "residual": None if model.residual is None else _residual_scalars(model.residual),
     }
 
 
@@ -89,7 +98,7 @@ def load(path: str | Path, **hub: Any) -> HisDiff:
     from safetensors.torch import load_file
 
     from hisdiff_sd.model import HisDiff, ModelConfig, Scalers
-    from hisdiff_sd.nn import HisDiffNetwork
+    from hisdiff_sd.nn import FlowNetwork, HisDiffNetwork
 
     folder = Path(path) if Path(path).exists() else _fetch(str(path), hub)
     for name in (_CONFIG, _TENSORS):
@@ -103,14 +112,16 @@ def load(path: str | Path, **hub: Any) -> HisDiff:
         if stored.get("format") != _FORMAT:
             raise HisDiffError(f"{_CONFIG} has format {stored.get('format')!r}; this version reads {_FORMAT}")
         config = ModelConfig(**{**stored["config"], "genes": tuple(stored["config"]["genes"])})
-        network = HisDiffNetwork(**stored["network"])
+        # bundles of the first versions know one process only
+        network = (FlowNetwork if stored.get("process") == "flow" else HisDiffNetwork)(**stored["network"])
         network.load_state_dict(_under(tensors, "network."))
         arrays = {k: v.numpy() for k, v in tensors.items()}
         scalers = Scalers(**_under(arrays, "scalers."))
         baselines = None if stored["baselines"] is None else _baselines(arrays, stored["baselines"])
         # bundles of the first versions have none
         trust = None if stored.get("trust") is None else _trust(arrays, stored["trust"])
-        return HisDiff(network, config, scalers, baselines, trust)
+        residual = None if stored.get("residual") is None else _residual(arrays, stored["residual"])
+        return HisDiff(network, config, scalers, baselines, trust, residual)
     except HisDiffError as error:
         raise HisDiffError(f"the model in {folder} cannot be used: {error}") from error
     except (SafetensorError, AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
@@ -148,6 +159,17 @@ def _trust(arrays: dict[str, np.ndarray], scalars: dict[str, Any]) -> Trust:
         return Trust(ood)
     made = {**scalars["genes"], "slides": tuple(scalars["genes"]["slides"])}
     return Trust(ood, Reliability(**made, **_under(arrays, "trust.genes.")))
+
+
+def _residual_scalars(residual: Residual) -> dict[str, Any]:
+    parts = {name: _scalars(getattr(residual, name)) for name in _RESIDUAL}
+    return {**parts, "temperature": residual.temperature}
+
+
+def _residual(arrays: dict[str, np.ndarray], scalars: dict[str, Any]) -> Residual:
+    base = KernelRegression(**scalars["base"], **_under(arrays, "residual.base."))
+    noise = SharedNoise(**scalars["noise"], **_under(arrays, "residual.noise."))
+    return Residual(base, noise, scalars["temperature"])
 
 
 def _fetch(repo: str, hub: dict[str, Any]) -> Path:

@@ -64,7 +64,7 @@ def slide_inputs(
         context = lattice_context(xy, pitch_um / slide_attrs(sdata)["mpp"], most, grid)
         # nearest first, so that the small context is the beginning of the large one
         contexts = context.first(near), context.first(wide)
-    return SlideInputs(slide_name(sdata), spots.index[here], xy, embedding, *contexts)
+    return SlideInputs(slide_name(sdata), spots.index[here], xy, embedding, *contexts, mpp=slide_attrs(sdata)["mpp"])
 
 
 def measured(table: AnnData, index: pd.Index, genes: Sequence[str], target: str, source: str) -> Measured:

@@ -28,8 +28,6 @@ if TYPE_CHECKING:
 
 N_TOP = 100
 N_SAMPLES = 16
-STEPS = 50
-_QUICK_EPOCHS = 60  # synthetic slides: long enough to see it work, without choosing the length
 _OF_INTEREST = ("ERBB2", "EPCAM", "COL1A1")
 _N_FIGURES = 4
 _SYNTHETIC = ("S1", "S2", "S3", "S4")
@@ -76,14 +74,13 @@ def run_demo(
             genes=genes,
             encoder=loaded,
             target=target,
-            epochs=None if hest is not None else _QUICK_EPOCHS,
             out=out / "model",
             seed=seed,
             overwrite=True,
         )
     test_slide = slides[held_out]
     with _stage("predict", seconds, say):
-        hd.tl.predict(test_slide, model, n_samples=N_SAMPLES, steps=STEPS, seed=seed, overwrite=True)
+        hd.tl.predict(test_slide, model, n_samples=N_SAMPLES, seed=seed, overwrite=True)
     with _stage("evaluate", seconds, say):
         table = hd.tl.evaluate(test_slide, model)
     with _stage("plot", seconds, say):

@@ -26,6 +26,8 @@ class SlideInputs:
         (n, E) float32.
     near, wide
         The 9 and 49 nearest spots of each spot, itself included (the published context).
+    mpp
+        um per level-0 px.
     """
 
     name: str
@@ -34,6 +36,12 @@ class SlideInputs:
     embedding: np.ndarray
     near: Context
     wide: Context
+    mpp: float = 1.0
+
+    @property
+    def xy_um(self) -> np.ndarray:
+        """(n, 2) spot centres in um."""
+        return self.xy * self.mpp
 
     @property
     def n(self) -> int:

@@ -43,6 +43,12 @@ def to_target(counts: np.ndarray, totals: np.ndarray, target: str) -> np.ndarray
     return np.log1p(counts / np.maximum(totals, 1.0)[:, None] * 1e4)
 
 
+def from_target(values: np.ndarray, target: str) -> np.ndarray:
+    """Values on a target scale as counts (``"log2"``) or as counts per 10,000 (``"cp10k"``), in the shape of `values`."""
+    check_one_of(target, TARGETS, "target")
+    return np.exp2(values) - 1 if target == "log2" else np.expm1(values)
+
+
 def total_counts(X: sparse.csr_matrix, var: pd.DataFrame) -> np.ndarray:
     """(n_spots,) counts of all genes that are no control probes."""
     keep = ~var["control"].to_numpy(bool) if "control" in var else np.ones(X.shape[1], bool)

@@ -18,9 +18,10 @@ from hisdiff_sd import _bundle
 from hisdiff_sd._baselines import Baselines
 from hisdiff_sd._errors import HisDiffError, check_one_of
 from hisdiff_sd._inputs import SlideInputs
+from hisdiff_sd._residual import Residual
 from hisdiff_sd._targets import TARGETS
 from hisdiff_sd._trust import Trust
-from hisdiff_sd.nn import HisDiffNetwork, load_published_state
+from hisdiff_sd.nn import FlowNetwork, HisDiffNetwork, load_published_state
 from hisdiff_sd.tiles import TileProtocol
 
 SPOT_GRIDS = ("", "square", "hexagonal")
@@ -109,7 +110,7 @@ class HisDiff(ModelHubMixin):
     Attributes
     ----------
     network
-        The denoising network.
+        The network that denoises (``"ddpm"``), or that draws what a regression leaves open (``"flow"``).
     config
         Panel, target, encoder, tile protocol, training.
     scalers
@@ -119,15 +120,18 @@ class HisDiff(ModelHubMixin):
     trust
         Distance of a tile from the training tiles, and how well each gene was predicted on left-out slides; None for a
         published checkpoint.
+    residual
+        Of a flow: the regression it stands on, the noise that spots share, the calibration; None for the published process.
     """
 
     def __init__(
         self,
-        network: HisDiffNetwork,
+        network: HisDiffNetwork | FlowNetwork,
         config: ModelConfig,
         scalers: Scalers,
         baselines: Baselines | None = None,
         trust: Trust | None = None,
+        residual: Residual | None = None,
     ) -> None:
         if network.n_genes != len(config.genes):
             raise HisDiffError(f"the network has {network.n_genes} genes, the panel {len(config.genes)}")
@@ -137,11 +141,21 @@ class HisDiff(ModelHubMixin):
                 raise HisDiffError(f"{name} of the scalers has shape {values.shape}, the network needs ({wanted},)")
         if trust is not None:
             _check_trust(trust, network)
+        if isinstance(network, FlowNetwork) != (residual is not None):
+            raise HisDiffError(
+                "a flow needs the regression it stands on (residual=), and the published network has none"
+            )
         self.network = network.eval().requires_grad_(False)
         self.config = config
         self.scalers = scalers
         self.baselines = baselines
         self.trust = trust
+        self.residual = residual
+
+    @property
+    def process(self) -> str:
+        """``"ddpm"``, the published process, or ``"flow"``."""
+        return "ddpm" if self.residual is None else "flow"
 
     @classmethod
     def from_published(
@@ -248,8 +262,15 @@ class HisDiff(ModelHubMixin):
         return _bundle.load(path)
 
     def condition(self, slide: SlideInputs, device: torch.device, batch: int = 256) -> torch.Tensor:
-        """(n, width) image condition of every spot, computed once and reused over steps and samples."""
+        """What the network is shown of every spot, computed once and reused over steps and samples.
+
+        (n, width) the image condition of the published network, or (n, G) the prediction of a flow's regression.
+        """
         self.check_width(slide)
+        if isinstance(self.network, FlowNetwork):
+            assert self.residual is not None
+            self.network.to(device)
+            return torch.from_numpy(self.residual.base.predict(slide)).to(device)
         scaled = (slide.embedding - self.scalers.embedding_shift) / self.scalers.embedding_scale
         embedding = torch.from_numpy(scaled.astype(np.float32)).to(device)
         near, wide, near_mask, wide_mask = (
@@ -288,12 +309,12 @@ class HisDiff(ModelHubMixin):
         genes = None if self.trust is None else self.trust.genes
         count = "" if genes is None else f" ({int(genes.reliable.sum())} reliable)"
         return (
-            f"HisDiff({len(c.genes)} genes{count}, target {c.target!r}, encoder {c.encoder!r}, tiles {c.tile!r}, "
+            f"HisDiff({self.process}, {len(c.genes)} genes{count}, target {c.target!r}, encoder {c.encoder!r}, tiles {c.tile!r}, "
             f"trained on {slides})"
         )
 
 
-def _check_trust(trust: Trust, network: HisDiffNetwork) -> None:
+def _check_trust(trust: Trust, network: HisDiffNetwork | FlowNetwork) -> None:
     """Raise unless trust statistics are of the network's embeddings and genes."""
     ood, genes, dim = trust.ood, trust.genes, network.embedding_dim
     wanted: dict[str, tuple[np.ndarray, tuple[int, ...]]] = {

@@ -65,7 +65,7 @@ def test_a_training_without_left_out_slides_is_drawn(n, missing, tmp_path):
 
 
 def test_the_log_that_training_writes_is_drawn(stores, panel, tmp_path):
-    hd.tl.train([stores["S1"]], genes=panel, encoder="morphology", epochs=3, out=tmp_path / "model")
+    hd.tl.train([stores["S1"]], genes=panel, encoder="morphology", preset="small", epochs=3, out=tmp_path / "model")
     assert (tmp_path / "model" / "loss.png").stat().st_size > 5_000
     figure = hd.pl.loss(pd.read_csv(tmp_path / "model" / "log.csv"), 3)
     assert len(lines(figure)["training error, all slides"][0]) == 3

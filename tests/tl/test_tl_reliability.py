@@ -18,7 +18,7 @@ from hisdiff_sd._inputs import Measured, SlideInputs
 from hisdiff_sd.tiles import nearest
 from hisdiff_sd.tl import _folds, _presets, _train
 from hisdiff_sd.tl._gather import spot_grid
-from hisdiff_sd.tl._lightning import HisDiffModule, SpotTensors
+from hisdiff_sd.tl._lightning_ddpm import HisDiffModule, SpotTensors
 from hisdiff_sd.tl._reliability import judge_genes
 
 
@@ -42,18 +42,20 @@ def seen(monkeypatch):
     calls: list = []
     real = _folds._predict
 
-    def watched(data, left_out, network, scalers, settings):
-        weights = {k: v.clone() for k, v in network.state_dict().items()}
-        predicted = real(data, left_out, network, scalers, settings)
-        calls.append((data, left_out, weights, scalers, settings, predicted))
-        return predicted
+    def watched(data, left_out, recipe, settings):
+        weights = {k: v.clone() for k, v in recipe.network.state_dict().items()}
+        predicted, temperature = real(data, left_out, recipe, settings)
+        calls.append((data, left_out, weights, recipe.scalers, settings, predicted))
+        return predicted, temperature
 
     monkeypatch.setattr(_folds, "_predict", watched)
     return calls
 
 
 def train(stores, panel, names=("S1", "S2"), **options) -> hd.HisDiff:
-    return hd.tl.train([stores[n] for n in names], genes=panel, encoder="morphology", **options)
+    return hd.tl.train(
+        [stores[n] for n in names], **{"genes": panel, "encoder": "morphology", "preset": "small"} | options
+    )
 
 
 def test_a_left_out_slide_is_predicted_with_the_averaged_weights_of_its_best_epoch(
@@ -280,7 +282,7 @@ def test_the_scale_of_visium_slides_and_of_tiles_of_a_physical_size(tmp_path):
     )
     slide = hd.io.hest(root, "V1")
     genes = list(slide["table"].var_names[:5])
-    config = hd.tl.train([slide], genes=genes, encoder="morphology", tile_um=112, epochs=1).config
+    config = hd.tl.train([slide], genes=genes, encoder="morphology", preset="small", tile_um=112, epochs=1).config
     assert config.spot_grid == "hexagonal"
     assert config.spot_diameter_um == pytest.approx(55.0)
     assert config.tile_side_um == pytest.approx(112.0)
@@ -296,6 +298,7 @@ def test_training_leaves_no_files_of_folds_behind(stores, panel, preset, tmp_pat
     preset(epochs=2)
     for name in ("S1", "S2"):
         shutil.copytree(stores[name], tmp_path / f"{name}.zarr")
-    hd.tl.train([tmp_path / "S1.zarr", tmp_path / "S2.zarr"], genes=panel, encoder="morphology", out=tmp_path / "m")
+    slides = [tmp_path / "S1.zarr", tmp_path / "S2.zarr"]
+    hd.tl.train(slides, genes=panel, encoder="morphology", preset="small", out=tmp_path / "m")
     assert {p.name for p in tmp_path.iterdir()} <= {"S1.zarr", "S2.zarr", "m", ".m.hisdiff_sd"}
     assert {p.name for p in (tmp_path / "m").iterdir()} == {"config.json", "model.safetensors", "log.csv", "loss.png"}

@@ -27,7 +27,9 @@ def train(panel):
     """Train on the twelve genes for one epoch, unless it is asked otherwise."""
 
     def run(slides, **options) -> hd.HisDiff:
-        return hd.tl.train(slides, **{"genes": panel, "encoder": "morphology", "epochs": 1, **options})
+        return hd.tl.train(
+            slides, **{"genes": panel, "encoder": "morphology", "preset": "small", "epochs": 1, **options}
+        )
 
     return run
 
@@ -66,7 +68,7 @@ def steps(monkeypatch):
 def trained(stores, panel, tmp_path_factory) -> Path:
     """The folder of a model that was trained for long enough to have learned something."""
     folder = tmp_path_factory.mktemp("trained") / "model"
-    hd.tl.train([stores["S1"], stores["S2"]], genes=panel, encoder="morphology", epochs=120, out=folder)
+    hd.tl.train([stores["S1"], stores["S2"]], genes=panel, encoder="morphology", preset="small", epochs=120, out=folder)
     return folder
 
 
@@ -156,7 +158,7 @@ def test_averaged_weights_differ_from_the_last_ones(train, stores, preset, train
 
 
 def test_genes_are_chosen_on_the_training_slides(stores):
-    model = hd.tl.train([stores["S1"], stores["S2"]], encoder="morphology", epochs=1)
+    model = hd.tl.train([stores["S1"], stores["S2"]], encoder="morphology", preset="small", epochs=1)
     assert model.genes == hd.pp.select_genes([stores["S1"], stores["S2"]])
     assert model.genes != hd.pp.select_genes([stores["S1"], stores["S2"], stores["S3"]])
 
@@ -215,7 +217,7 @@ def test_a_slide_of_unknown_species_goes_with_the_others(train, stores, open_sto
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"preset": "large"}, "no preset 'large'; there are: 'published', 'small'"),
+        ({"preset": "large"}, "no preset 'large'; there are: 'flow', 'published', 'small'"),
         ({"target": "counts"}, "no target 'counts'; there are: 'log2', 'cp10k'"),
         ({"encoder": "morphologie"}, "no encoder 'morphologie'; .* Did you mean 'morphology'?"),
         ({"epochs": 0}, "epochs=0 is no number of epochs"),

@@ -1,8 +1,9 @@
-"""The HisDiff network, its diffusion process, its samplers and the reader of published checkpoints: tensors only."""
+"""The HisDiff networks, their processes, their samplers and the reader of published checkpoints: tensors only."""
 
 from __future__ import annotations
 
 from hisdiff_sd.nn._diffusion import GaussianDiffusion, TrainingLoss
+from hisdiff_sd.nn._flow import FlowNetwork, flow_loss, flow_sample
 from hisdiff_sd.nn._network import HisDiffNetwork, largest_head_count
 from hisdiff_sd.nn._published import load_published_state
 from hisdiff_sd.nn._sampling import ancestral_sample, ddim_sample, spaced_timesteps
@@ -11,6 +12,9 @@ __all__ = [
     "HisDiffNetwork",
     "GaussianDiffusion",
     "TrainingLoss",
+    "FlowNetwork",
+    "flow_loss",
+    "flow_sample",
     "ancestral_sample",
     "ddim_sample",
     "spaced_timesteps",

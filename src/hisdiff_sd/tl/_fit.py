@@ -1,4 +1,4 @@
-"""One network fitted to slides: its scalers, and a run of training."""
+"""One model fitted to slides: a run of training, and what goes with its network."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ if TYPE_CHECKING:
     import pandas as pd
     import torch
 
+    from hisdiff_sd._residual import Residual
     from hisdiff_sd.model import Scalers
-    from hisdiff_sd.nn import HisDiffNetwork
+    from hisdiff_sd.nn import FlowNetwork, HisDiffNetwork
 
 
 @dataclass(frozen=True)
@@ -39,23 +40,59 @@ class Settings:
     seed: int
 
 
-def fit_network(
+@dataclass(frozen=True)
+class Recipe:
+    """What a fit of a preset gives to a model.
+
+    Attributes
+    ----------
+    network
+        The trained network.
+    scalers
+        Shifts and scales of targets and embeddings.
+    residual
+        What a flow has besides; None for the published process.
+    """
+
+    network: HisDiffNetwork | FlowNetwork
+    scalers: Scalers
+    residual: Residual | None = None
+
+
+def fit_recipe(
     inputs: Sequence[SlideInputs],
     truth: Sequence[Measured],
-    scalers: Scalers,
     settings: Settings,
     epochs: int,
     folder: Path,
     title: str,
     held_out: tuple[SlideInputs, Measured] | None = None,
-) -> tuple[HisDiffNetwork, pd.DataFrame]:
-    """The network after the last epoch, and its log; with a held-out slide that of the epoch that suits this slide best."""
+) -> tuple[Recipe, pd.DataFrame]:
+    """The model after the last epoch, and its log; with a held-out slide that of the epoch that suits this slide best."""
+    from hisdiff_sd.tl._fit_flow import fit_flow
+
+    fit = fit_flow if settings.preset.process == "flow" else fit_published
+    return fit(inputs, truth, settings, epochs, folder, title, held_out)
+
+
+def fit_published(
+    inputs: Sequence[SlideInputs],
+    truth: Sequence[Measured],
+    settings: Settings,
+    epochs: int,
+    folder: Path,
+    title: str,
+    held_out: tuple[SlideInputs, Measured] | None = None,
+) -> tuple[Recipe, pd.DataFrame]:
+    """`fit_recipe` for the published network and process."""
     import torch
 
     from hisdiff_sd.nn import HisDiffNetwork
-    from hisdiff_sd.tl._lightning import Run, SpotTensors, fit
+    from hisdiff_sd.tl._lightning import Run, fit
+    from hisdiff_sd.tl._lightning_ddpm import HisDiffModule, SpotTensors
 
     preset = settings.preset
+    scalers = fit_scalers(inputs, truth, preset)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
         network = HisDiffNetwork(
@@ -66,9 +103,9 @@ def fit_network(
             num_heads=preset.num_heads,
         )
     judged = None if held_out is None else SpotTensors([held_out[0]], [held_out[1]], scalers)
-    run = Run(folder, epochs, preset, settings.device, settings.seed, title)
-    log = fit(run, network, SpotTensors(inputs, truth, scalers), judged)
-    return network, log
+    module = HisDiffModule(network, SpotTensors(inputs, truth, scalers), judged, preset)
+    log = fit(Run(folder, epochs, preset, settings.device, settings.seed, title), module)
+    return Recipe(network, scalers), log
 
 
 def fit_scalers(inputs: Sequence[SlideInputs], truth: Sequence[Measured], preset: Preset) -> Scalers:

@@ -1,11 +1,11 @@
-"""One training run of the network on Lightning: log, checkpoints, average of the weights, resume."""
+"""One training run of a network on Lightning: log, checkpoints, average of the weights, resume."""
 
 from __future__ import annotations
 
 import logging
 import math
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,43 +19,18 @@ from lightning.pytorch.callbacks import EarlyStopping, LambdaCallback, ModelChec
 from torch.utils.data import DataLoader, TensorDataset
 
 from hisdiff_sd._device import flushed_denormals
-from hisdiff_sd._inputs import Measured, SlideInputs
 from hisdiff_sd._progress import progress
-from hisdiff_sd.model import Scalers
-from hisdiff_sd.nn import GaussianDiffusion, HisDiffNetwork
 from hisdiff_sd.tl._presets import Preset
 
-_VALIDATION_DRAWS = 8
 _CHECKPOINT, _BEST = Path("last.ckpt"), Path("best.ckpt")
 _CHECKPOINT_EPOCHS = 10
 _JUDGEMENTS = 30  # times a held-out slide is judged in a run
-_PATIENCE = 8  # judgements without a better one after which a run ends
 
 
-class SpotTensors:
-    """Spots of several slides as tensors; contexts are rows into one embedding matrix, so nothing is stored twice.
+class SpotData:
+    """Tensors with a row for every spot of several slides, or that all spots share."""
 
-    Parameters
-    ----------
-    slides, truth
-        Inputs and measured expression of each slide.
-    scalers
-        Shifts and scales of targets and embeddings.
-    """
-
-    def __init__(self, slides: Sequence[SlideInputs], truth: Sequence[Measured], scalers: Scalers) -> None:
-        starts = np.cumsum([0] + [s.n for s in slides[:-1]])
-        embedding = np.concatenate([s.embedding for s in slides])
-        y = np.concatenate([m.y for m in truth])
-        self.embedding = _tensor((embedding - scalers.embedding_shift) / scalers.embedding_scale)
-        self.y = _tensor((y - scalers.target_shift) / scalers.target_scale)[:, None]
-        self.near, self.wide = (
-            torch.from_numpy(np.concatenate([getattr(s, c).index + o for s, o in zip(slides, starts, strict=True)]))
-            for c in ("near", "wide")
-        )
-        self.near_mask, self.wide_mask = (
-            torch.from_numpy(np.concatenate([getattr(s, c).mask for s in slides])) for c in ("near", "wide")
-        )
+    y: torch.Tensor
 
     def __len__(self) -> int:
         return len(self.y)
@@ -65,14 +40,9 @@ class SpotTensors:
         for name, tensor in vars(self).items():
             setattr(self, name, tensor.to(device))
 
-    def context(self, rows: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """What the network is conditioned on at `rows`."""
-        e, near, wide = self.embedding, self.near[rows], self.wide[rows]
-        return e[rows], e[near], e[wide], self.near_mask[rows], self.wide_mask[rows]
 
-
-class HisDiffModule(L.LightningModule):
-    """The network with its loss, for a Lightning trainer.
+class SpotModule(L.LightningModule):
+    """What all trainings share, for a Lightning trainer: data on the device, history, optimiser.
 
     Parameters
     ----------
@@ -81,19 +51,18 @@ class HisDiffModule(L.LightningModule):
     spots
         Training spots.
     held_out
-        Spots of the slide that is left out; their noise loss at fixed steps and noise is logged as ``val_loss``.
+        Spots of the slide that is left out; the loss on them at fixed steps and noise is logged as ``val_loss``.
     preset
         Optimiser settings.
     """
 
-    def __init__(
-        self, network: HisDiffNetwork, spots: SpotTensors, held_out: SpotTensors | None, preset: Preset
-    ) -> None:
+    mixed_precision = True  # on a card that computes in bfloat16
+
+    def __init__(self, network: torch.nn.Module, spots: SpotData, held_out: SpotData | None, preset: Preset) -> None:
         super().__init__()
         self.network = network
         self.spots, self.held_out = spots, held_out
         self.preset = preset
-        self.diffusion = GaussianDiffusion()
         self.history: list[dict[str, float]] = []
         self._errors: list[torch.Tensor] = []
         self._judged: float = math.nan
@@ -103,35 +72,6 @@ class HisDiffModule(L.LightningModule):
         for spots in (self.spots, self.held_out):
             if spots is not None:
                 spots.to(self.device)
-
-    def training_step(self, batch: Sequence[torch.Tensor], batch_idx: int) -> torch.Tensor:
-        """Loss of improved DDPM at random steps."""
-        rows = batch[0]
-        y = self.spots.y[rows]
-        t = torch.randint(0, len(self.diffusion.betas), (len(rows),), device=self.device)
-        noise = torch.randn_like(y)
-        noisy = self.diffusion.q_sample(y, t, noise)
-        output = self.network(noisy, t, *self.spots.context(rows))
-        loss = self.diffusion.training_loss(output.float(), y, noisy, t, noise)
-        self._errors.append(loss.mse.mean().detach())
-        return loss.loss.mean()
-
-    def validation_step(self, batch: Sequence[torch.Tensor], batch_idx: int) -> None:
-        """Noise error of the held-out slide, always at the same steps and with the same noise."""
-        assert self.held_out is not None
-        rows = batch[0]
-        y = self.held_out.y[rows]
-        condition = self.network.condition(*self.held_out.context(rows))
-        generator = torch.Generator().manual_seed(batch_idx)
-        steps = len(self.diffusion.betas)
-        errors = []
-        for draw in range(_VALIDATION_DRAWS):
-            noise = torch.randn(y.shape, generator=generator).to(y)
-            low, high = draw * steps // _VALIDATION_DRAWS, (draw + 1) * steps // _VALIDATION_DRAWS
-            t = torch.randint(low, high, (len(rows),), generator=generator).to(self.device)
-            output = self.network.denoise(self.diffusion.q_sample(y, t, noise), t, condition)
-            errors.append(((output[:, :1].float() - noise) ** 2).mean())
-        self.log("val_loss", torch.stack(errors).mean(), batch_size=len(rows))
 
     def on_validation_epoch_end(self) -> None:
         """Keep the held-out loss for the history."""
@@ -193,12 +133,12 @@ class Run:
     title: str
 
 
-def fit(run: Run, network: HisDiffNetwork, spots: SpotTensors, held_out: SpotTensors | None) -> pd.DataFrame:
-    """Train `network` in place (its averaged weights, if averaged); return the log, one row an epoch.
+def fit(run: Run, module: SpotModule) -> pd.DataFrame:
+    """Train a module's network in place (its averaged weights, if averaged); return the log, one row an epoch.
 
     The weights are those after the last epoch, or, with a held-out slide, after the epoch whose loss on it is lowest.
     """
-    module = HisDiffModule(network, spots, held_out, run.preset)
+    spots, held_out = module.spots, module.held_out
     generator = torch.Generator().manual_seed(run.seed)
     batches = DataLoader(_rows(len(spots)), batch_size=run.preset.batch_size, shuffle=True, generator=generator)
     judged = None if held_out is None else DataLoader(_rows(len(held_out)), batch_size=256)
@@ -216,7 +156,7 @@ def fit(run: Run, network: HisDiffNetwork, spots: SpotTensors, held_out: SpotTen
     if run.preset.ema:
         callbacks.append(WeightAveraging(use_buffers=False, avg_fn=_moving_average(run.preset.ema)))
     if judged is not None:
-        callbacks.append(EarlyStopping("val_loss", patience=_PATIENCE))
+        callbacks.append(EarlyStopping("val_loss", patience=run.preset.patience))
         callbacks.append(
             ModelCheckpoint(
                 run.folder,
@@ -231,7 +171,7 @@ def fit(run: Run, network: HisDiffNetwork, spots: SpotTensors, held_out: SpotTen
         trainer = L.Trainer(
             accelerator="gpu" if run.device.type == "cuda" else run.device.type,
             devices=[run.device.index or 0] if run.device.type == "cuda" else 1,
-            precision=_precision(run.device),
+            precision=_precision(run.device) if module.mixed_precision else "32-true",
             max_epochs=run.epochs,
             gradient_clip_val=run.preset.gradient_clip or None,
             callbacks=callbacks,
@@ -255,7 +195,7 @@ def fit(run: Run, network: HisDiffNetwork, spots: SpotTensors, held_out: SpotTen
     return pd.DataFrame(module.history)
 
 
-def _finished(checkpoint: Path, epochs: int, module: HisDiffModule) -> bool:
+def _finished(checkpoint: Path, epochs: int, module: SpotModule) -> bool:
     """Take up a run that had ended before something else failed: a trainer would not average its weights again."""
     if not checkpoint.exists():
         return False
@@ -271,7 +211,8 @@ def _rows(n: int) -> TensorDataset:
     return TensorDataset(torch.arange(n))
 
 
-def _tensor(values: np.ndarray) -> torch.Tensor:
+def to_tensor(values: np.ndarray) -> torch.Tensor:
+    """The same values as a float32 tensor."""
     return torch.from_numpy(np.ascontiguousarray(values, np.float32))
 
 

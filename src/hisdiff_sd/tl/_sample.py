@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 
 from hisdiff_sd._inputs import SlideInputs
+from hisdiff_sd._noise import noise_stream
 from hisdiff_sd._progress import progress
 from hisdiff_sd.model import HisDiff
-from hisdiff_sd.nn import ancestral_sample
+from hisdiff_sd.nn import FlowNetwork, HisDiffNetwork, ancestral_sample, flow_sample
 
 _BATCH = {"cpu": 64, "cuda": 2048}
+
+
+@dataclass(frozen=True)
+class Draws:
+    """How many samples of how many steps, of which seed, and how many spots x samples at once."""
+
+    n_samples: int
+    steps: int
+    seed: int
+    batch_size: int
 
 
 def sample_slide(
@@ -55,8 +66,8 @@ def sample_blocks(
 ) -> Iterator[np.ndarray]:
     """Draw samples for some spots after others, so that those of a whole slide need not be held.
 
-    The image condition is computed once per spot. Noise is drawn per (seed, slide, spot, sample), so that results do not
-    depend on blocks, on batch size or on the order of spots.
+    The image condition is computed once per spot. Noise is drawn per (seed, slide, spot, sample), and what spots share of it
+    per (seed, slide, place, sample), so that results do not depend on blocks, on batch size or on the order of spots.
 
     Yields
     ------
@@ -64,37 +75,80 @@ def sample_blocks(
     """
     condition = model.condition(slide, device)
     size = _BATCH.get(device.type, 256) if batch_size is None else batch_size
+    draws = Draws(n_samples, steps, seed, size)
     for block in blocks:
-        out = np.empty((n_samples, len(block), model.network.n_genes), np.float32)
-        spot = np.tile(np.arange(len(block)), n_samples)
-        draw = np.repeat(np.arange(n_samples), len(block))
-        for start in range(0, len(spot), size):
-            places, draws = spot[start : start + size], draw[start : start + size]
-            rows = block[places]
-            streams = [
-                noise_stream(seed, slide.name, str(slide.index[r]), int(d)) for r, d in zip(rows, draws, strict=True)
-            ]
-            out[draws, places] = _sample_batch(model, condition[torch.from_numpy(rows).to(device)], streams, steps)
-        scaled = out * model.scalers.target_scale + model.scalers.target_shift
-        yield np.maximum(scaled, 0, dtype=np.float32)
+        rows = condition[torch.from_numpy(block).to(device)]
+        if model.residual is None:
+            yield _denoised(model, slide, block, rows, draws)
+        else:
+            base = rows.cpu().numpy()
+            drawn = draw_residuals(model, slide, block, rows, draws)
+            yield np.maximum(base + model.residual.temperature * drawn, 0, dtype=np.float32)
 
 
-def noise_stream(seed: int, slide: str, instance: str, sample: int) -> np.random.Generator:
-    """The stream of Gaussian noise of one sample of one spot: its start, then one draw a step."""
-    key = hashlib.blake2b(f"{seed}|{slide}|{instance}|{sample}".encode(), digest_size=16).digest()
-    return np.random.Generator(np.random.Philox(key=int.from_bytes(key, "little")))
+def draw_residuals(
+    model: HisDiff,
+    slide: SlideInputs,
+    block: np.ndarray,
+    base: torch.Tensor,
+    draws: Draws,
+) -> np.ndarray:
+    """(n_samples, rows, G) residuals of a flow model on the target scale, for rows of a slide with predictions `base`."""
+    network = model.network
+    assert isinstance(network, FlowNetwork)
+    assert model.residual is not None
+    ids = [str(slide.index[r]) for r in block]
+    start = model.residual.noise.draw(draws.seed, slide.name, ids, slide.xy_um[block], draws.n_samples)
+    flat = torch.from_numpy(start.reshape(-1, network.n_genes))
+    out = np.empty((len(flat), network.n_genes), np.float32)
+    spot = torch.arange(len(block)).repeat(draws.n_samples)
+    for rows in torch.arange(len(flat)).split(draws.batch_size):
+        seen = base[spot[rows].to(base.device)]
+
+        def bend(x: torch.Tensor, t: torch.Tensor, seen: torch.Tensor = seen) -> torch.Tensor:
+            bent: torch.Tensor = network(x, t, seen)
+            return bent
+
+        drawn = flow_sample(bend, network, flat[rows].to(base.device), steps=draws.steps)
+        out[rows] = drawn.cpu().numpy()
+    return out.reshape(start.shape) * model.scalers.target_scale
+
+
+def _denoised(
+    model: HisDiff,
+    slide: SlideInputs,
+    block: np.ndarray,
+    condition: torch.Tensor,
+    draws: Draws,
+) -> np.ndarray:
+    """(n_samples, rows, G) samples of the published process on the target scale, clipped at zero."""
+    out = np.empty((draws.n_samples, len(block), model.network.n_genes), np.float32)
+    spot = np.tile(np.arange(len(block)), draws.n_samples)
+    number = np.repeat(np.arange(draws.n_samples), len(block))
+    for start in range(0, len(spot), draws.batch_size):
+        places, samples = (a[start : start + draws.batch_size] for a in (spot, number))
+        streams = [
+            noise_stream(draws.seed, slide.name, str(slide.index[block[p]]), int(k))
+            for p, k in zip(places, samples, strict=True)
+        ]
+        seen = condition[torch.from_numpy(places).to(condition.device)]
+        out[samples, places] = _sample_batch(model, seen, streams, draws.steps)
+    scaled = out * model.scalers.target_scale + model.scalers.target_shift
+    return np.maximum(scaled, 0, dtype=np.float32)
 
 
 def _sample_batch(
     model: HisDiff, condition: torch.Tensor, streams: Sequence[np.random.Generator], steps: int
 ) -> np.ndarray:
     """(B, G) samples on the network's scale."""
+    network = model.network
+    assert isinstance(network, HisDiffNetwork)
 
     def noise(_: int = 0) -> torch.Tensor:
-        drawn = np.stack([s.standard_normal(model.network.n_genes, dtype=np.float32) for s in streams])
+        drawn = np.stack([s.standard_normal(network.n_genes, dtype=np.float32) for s in streams])
         return torch.from_numpy(drawn)[:, None].to(condition.device)
 
     def denoise(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-        return model.network.denoise(x, t, condition)
+        return network.denoise(x, t, condition)
 
     return ancestral_sample(denoise, noise(), steps=steps, noise=noise)[:, 0].cpu().numpy()

@@ -11,6 +11,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pandas as pd
 
 from hisdiff_sd import _keys as keys
@@ -20,8 +21,16 @@ from hisdiff_sd._device import resolve_device
 from hisdiff_sd._errors import HisDiffError, check_one_of
 from hisdiff_sd._targets import TARGETS, Target
 from hisdiff_sd._trust import OutOfDistribution, Trust
-from hisdiff_sd.tl._fit import Settings, fit_network, fit_scalers
-from hisdiff_sd.tl._folds import SAMPLES, STEPS, Fold, best_length, leave_out_each
+from hisdiff_sd.tl import _calibrate
+from hisdiff_sd.tl._fit import Settings, fit_recipe
+from hisdiff_sd.tl._folds import (
+    SAMPLES,
+    STEPS,
+    Fold,
+    best_length,
+    leave_out_each,
+    length_is_judged,
+)
 from hisdiff_sd.tl._gather import TrainingSlides, gather
 from hisdiff_sd.tl._presets import PRESETS
 from hisdiff_sd.tl._reliability import judge_genes
@@ -35,7 +44,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("hisdiff_sd")
 
 _WORK = ".training-"
-_LAYOUT = 2  # of the files in it; those of another layout are not taken up
+_LAYOUT = 3  # of the files in it; those of another layout are not taken up
 
 
 def train(
@@ -44,7 +53,7 @@ def train(
     genes: Sequence[str] | None = None,
     encoder: str | TileEncoder = "uni",
     target: Target = "log2",
-    preset: str = "small",
+    preset: str = "flow",
     epochs: int | None = None,
     tile_um: float | None = None,
     padding: str = "black",
@@ -73,8 +82,9 @@ def train(
     target
         ``"log2"``: log2(count + 1). ``"cp10k"``: log(1 + counts per 10,000).
     preset
-        ``"small"`` (trains on a laptop) or ``"published"`` (12 blocks of width 384, 2,000 epochs, no averaging, no
-        standardisation: needs a GPU).
+        ``"flow"`` (the default: a rectified flow over the residuals of a regression, a minute on a laptop), ``"small"`` (the
+        published kind of network, small enough for a laptop) or ``"published"`` (12 blocks of width 384, 2,000 epochs, no
+        averaging, no standardisation: needs a GPU).
     epochs
         Train for just so long, without leaving slides out; which genes are reliable is then not known.
     out
@@ -147,14 +157,18 @@ def _train(
     if epochs is None and preset.choose_length:
         if len(data.inputs) > 1:
             folds = leave_out_each(data, settings, work)
-            chosen = best_length([f.log for f in folds])
+            if length_is_judged(data, preset):
+                chosen = best_length([f.log for f in folds])
         else:
             logger.warning(
                 "one training slide: the training length cannot be chosen by leaving slides out; %d epochs are used",
                 chosen,
             )
-    scalers = fit_scalers(data.inputs, data.truth, preset)
-    network, log = fit_network(data.inputs, data.truth, scalers, settings, chosen, work / "all", "all slides")
+    recipe, log = fit_recipe(data.inputs, data.truth, settings, chosen, work / "all", "all slides")
+    residual = recipe.residual
+    if residual is not None and folds and length_is_judged(data, preset):
+        temperature = float(np.exp(np.mean(np.log([f.temperature for f in folds]))))
+        residual = dataclasses.replace(residual, temperature=temperature)
     config = ModelConfig(
         genes=tuple(data.genes),
         encoder=data.encoder,
@@ -173,18 +187,22 @@ def _train(
         },
     )
     baselines = fit_baselines(data.inputs, data.truth)
-    model = HisDiff(network.cpu(), config, scalers, baselines, _trust(data, folds, settings.seed))
+    trust = _trust(data, folds, settings)
+    model = HisDiff(recipe.network.cpu(), config, recipe.scalers, baselines, trust, residual)
     return model, pd.concat([*(f.log for f in folds), log.assign(held_out="")], ignore_index=True)
 
 
-def _trust(data: TrainingSlides, folds: Sequence[Fold], seed: int) -> Trust:
+def _trust(data: TrainingSlides, folds: Sequence[Fold], settings: Settings) -> Trust:
     """Distance statistics of all training slides, and how far each gene can be believed if slides were left out."""
     ood = OutOfDistribution.fit(data.inputs)
     if not folds:
         logger.warning("no slide was left out in training: which genes are reliable is not known")
         return Trust(ood)
     predicted = [f.predicted for f in folds]
-    return Trust(ood, judge_genes(data.inputs, data.truth, predicted, samples=SAMPLES, steps=STEPS, seed=seed))
+    flow = settings.preset.process == "flow"
+    samples, steps = (_calibrate.SAMPLES, _calibrate.STEPS) if flow else (SAMPLES, STEPS)
+    genes = judge_genes(data.inputs, data.truth, predicted, samples=samples, steps=steps, seed=settings.seed)
+    return Trust(ood, genes)
 
 
 def _work_folder(

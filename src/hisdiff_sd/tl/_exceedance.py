@@ -1,0 +1,202 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from hisdiff_sd import _keys as keys
+from hisdiff_sd._device import resolve_device
+from hisdiff_sd._errors import HisDiffError, check_one_of
+from hisdiff_sd._provenance import get_provenance, provenance
+from hisdiff_sd._shapes import slide_shapes
+from hisdiff_sd.io._store import check_table_name, check_writable, write_table
+from hisdiff_sd.nn import spaced_timesteps
+from hisdiff_sd.pp._partial import partial_results
+from hisdiff_sd.tl._model_inputs import check_slide, model_inputs, resolve_model
+from hisdiff_sd.tl._predict import DEFAULT_STEPS, _columns, _fill, _is_done, _key, _lay_out, _record
+from hisdiff_sd.tl._prediction_table import Summary, prediction_table
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+    from spatialdata import SpatialData
+
+    from hisdiff_sd.model import HisDiff
+
+_KIND = "exceedance"
+
+
+def exceedance(
+    sdata: SpatialData,
+    model: HisDiff | str | Path | None = None,
+    thresholds: Mapping[str, float] | pd.Series | float | None = None,
+    *,
+    shapes_key: str | None = None,
+    genes: Sequence[str] | None = None,
+    n_samples: int = 100,
+    steps: int | None = None,
+    seed: int = 0,
+    device: str = "auto",
+    weights: str | Path | None = None,
+    key_added: str | None = None,
+    overwrite: bool = False,
+) -> None:
+    """How probable it is that a gene would be measured above a threshold, at every spot.
+
+    It is the share of the model's samples above the threshold. Samples are of what would be measured at a spot, noise of
+    the measurement included. They are calibrated for a flow, the default of `hd.tl.train`, and not for the published process.
+
+    Parameters
+    ----------
+    sdata
+        A slide of `hd.io`. Embeddings that are missing are computed, and a slide without spots is laid with tiles, as
+        `hd.tl.predict` does. If it has a store, the table is written there, and a call that was interrupted goes on.
+    model
+        A model, its folder, or its id on the Hugging Face hub; ``hd.settings.model`` by default.
+    thresholds
+        On the model's target scale (``"log2"``: log2(count + 1), ``"cp10k"``: log(1 + counts per 10,000)): one number
+        for all genes, or one per gene, by name. Needed.
+    shapes_key
+        Spots or tiles; by default ``"spots"`` if the slide has them.
+    genes
+        Genes of the model's panel; by default those that `thresholds` names, or all.
+    n_samples
+        Samples per spot: probabilities are multiples of 1 / n_samples. Those of a flow come in pairs, so even numbers are best.
+    steps
+        Evaluations of the network per sample; as in `hd.tl.predict`.
+    seed
+        Of the noise. The samples are those of `hd.tl.predict` with this seed.
+    device
+        Torch device; ``"auto"`` takes a GPU where there is one.
+    weights
+        Local weight file of the encoder, as in `hd.pp.embed`.
+    key_added
+        Name of the table; ``"hisdiff_exceedance"`` on spots and ``"hisdiff_exceedance_<shapes>"`` on others by default.
+    overwrite
+        Make it again, in place of what is there. Without it, a table that was made in the same way is kept as it is.
+
+    Returns
+    -------
+    None. Adds the table ``sdata["hisdiff_exceedance"]``: ``X`` float32 (n_spots, n_genes), probabilities from 0 to 1;
+    ``var["threshold"]`` float64, on the target scale; ``obs`` and ``var`` say what is to be trusted, as in a prediction.
+
+    Raises
+    ------
+    HisDiffError
+        If there is no model, no threshold for a gene or one that is no number of 0 or more, a gene is not in the panel,
+        embeddings do not fit, or a table of another kind or provenance is in the way.
+
+    Examples
+    --------
+    Where would at least 7 counts of ERBB2 be measured, with 90% certainty (log2(7 + 1) = 3)?
+
+    >>> import hisdiff_sd as hd
+    >>> hd.tl.exceedance(sdata, model, {"ERBB2": 3.0})  # doctest: +SKIP
+    >>> certain = sdata["hisdiff_exceedance"].to_df()["ERBB2"] >= 0.9  # doctest: +SKIP
+    """
+    if n_samples < 1:
+        raise HisDiffError(f"n_samples={n_samples} draws nothing; 1 or more are needed")
+    if steps is not None:
+        spaced_timesteps(steps)  # refuses a number of steps before any work is done
+    if key_added is not None:
+        _table_there(sdata, key_added)
+    bundle = resolve_model(model)
+    steps = DEFAULT_STEPS[bundle.process] if steps is None else steps
+    summary = _above(bundle, thresholds, genes)
+    where = resolve_device(device)
+    shapes_key = _lay_out(sdata, bundle, shapes_key, None)
+    name = key_added or _default_name(shapes_key)
+    there = _table_there(sdata, name)
+    check_slide(sdata, bundle, shapes_key)
+    record = _record(sdata, bundle, shapes_key, steps, n_samples, seed)
+    record |= provenance(kind=_KIND, thresholds=json.dumps(summary.thresholds.tolist()))
+    wanted = [bundle.genes[g] for g in summary.genes]
+    if there is not None and not overwrite and _is_done(there, record, name, wanted, sdata):
+        return
+    check_writable(sdata)
+    slide = model_inputs(sdata, bundle, shapes_key=shapes_key, weights=weights, device=device)
+    store = Path(str(sdata.path)) if sdata.is_backed() else None
+    with partial_results(store, name, _key(record, slide, summary, where), slide.n, summary.width) as partial:
+        how = {"n_samples": n_samples, "steps": steps, "seed": seed}
+        _fill(partial, bundle, slide, summary, **how, device=where, batch_size=None)
+        record["failed_tiles"] = slide_shapes(sdata, shapes_key).n - slide.n
+        record["genes"] = "" if len(wanted) == len(bundle.genes) else json.dumps(wanted)
+        table = prediction_table(partial.values, summary, slide, bundle, sdata, shapes_key, record)
+        table.var["threshold"] = summary.thresholds
+        write_table(sdata, name, table, overwrite=overwrite or there is not None)
+
+
+@dataclass(frozen=True)
+class _Above(Summary):
+    """The share of samples above a threshold (n_genes,), in place of the mean and its layers."""
+
+    thresholds: np.ndarray
+
+    def of(self, samples: np.ndarray) -> np.ndarray:
+        """Samples (n_samples, n, G) as float32 (n, n_genes)."""
+        above = np.zeros((samples.shape[1], len(self.genes)), np.int64)
+        for one in samples:  # one by one, as the comparison is in float64
+            above += one[:, self.genes] > self.thresholds
+        return (above / len(samples)).astype(np.float32)
+
+
+def _above(
+    model: HisDiff, thresholds: Mapping[str, float] | pd.Series | float | None, genes: Sequence[str] | None
+) -> _Above:
+    """Genes and their thresholds, checked."""
+    if thresholds is None:
+        raise HisDiffError(
+            "no threshold given: pass thresholds=, a number for all genes or one per gene, such as {'ERBB2': 3.0}, on the "
+            f"target scale of the model ({model.config.target!r})"
+        )
+    if not isinstance(thresholds, Mapping | pd.Series):
+        kept = _columns(model, genes)
+        given = dict.fromkeys((model.genes[g] for g in kept), thresholds)
+    else:
+        if isinstance(thresholds, pd.Series) and not thresholds.index.is_unique:
+            raise HisDiffError("thresholds name a gene more than once; give one number per gene")
+        given = dict(thresholds)
+        for gene in given:
+            check_one_of(gene, model.genes, "gene in the model's panel")
+        kept = _columns(model, list(given) if genes is None else genes)
+        lacking = [model.genes[g] for g in kept if model.genes[g] not in given]
+        if lacking:
+            listed = ", ".join(lacking[:10]) + (", ..." if len(lacking) > 10 else "")
+            raise HisDiffError(f"thresholds lack {len(lacking)} of {len(kept)} genes: {listed}; give one for each")
+    values = [_number(given[model.genes[g]], model.genes[g]) for g in kept]
+    return _Above(kept, (), np.float32, np.array(values, np.float64))
+
+
+def _number(value: float, gene: str) -> float:
+    """A threshold that expression can be above or below."""
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = np.nan
+    if not (np.isfinite(number) and number >= 0):
+        raise HisDiffError(
+            f"threshold {value!r} of {gene!r} is no number of 0 or more, as all expression on the target scale is"
+        )
+    return number
+
+
+def _default_name(shapes_key: str) -> str:
+    """Name of the table with the probabilities at these shapes."""
+    name = f"{keys.PREDICTION}_{_KIND}"
+    return name if shapes_key == keys.SPOTS else f"{name}_{shapes_key}"
+
+
+def _table_there(sdata: SpatialData, name: str) -> AnnData | None:
+    """The table that has this name already; one of another kind is refused."""
+    check_table_name(sdata, name)
+    there = sdata.tables.get(name)
+    if there is not None and get_provenance(there).get("kind") != _KIND:
+        raise HisDiffError(
+            f"table {name!r} holds no probabilities of hd.tl.exceedance and is never replaced by them; choose another "
+            "key_added="
+        )
+    return there
