@@ -11,7 +11,7 @@ from hypothesis.extra import numpy as hnp
 from scipy import sparse
 
 from hisdiff_sd._errors import HisDiffError
-from hisdiff_sd._targets import TARGETS, to_target, total_counts
+from hisdiff_sd._targets import TARGETS, from_target, to_target, total_counts
 
 COUNTS = np.array([[0, 1, 3], [7, 0, 15]])
 TOTALS = np.array([100.0, 20_000.0])
@@ -56,3 +56,9 @@ def test_totals_leave_control_probes_out(kind):
     np.testing.assert_array_equal(total_counts(kind(COUNTS), var), [3, 22])
     np.testing.assert_array_equal(total_counts(kind(COUNTS), var[[]]), [4, 22])
     assert total_counts(kind(COUNTS), var).dtype == np.float64
+
+
+@pytest.mark.parametrize("target", ["log2", "cp10k"])
+def test_the_way_back_from_a_target(target):
+    counts, totals = np.array([[0.0, 3.0], [7.0, 1.0]]), np.array([1e4, 1e4])
+    np.testing.assert_allclose(from_target(to_target(counts, totals, target), target), counts)
