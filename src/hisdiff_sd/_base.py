@@ -21,17 +21,17 @@ _BLOCK = 2048  # spots whose features are held at once
 
 @dataclass(frozen=True)
 class KernelRegression:
-    r"""Kernel ridge regression, the mean of the regressions that leave out one training slide each.
+    r"""Kernel ridge regression on spots and their surroundings.
 
-    .. math:: f_g(x) = b_g + \sum_m w_{mg} \exp(-\gamma \lVert (x - l_m) / s \rVert^2 / F)
+    .. math:: f_g(x) = b_g + \sum_m w_{mg} k(x / s, l_m), \qquad
+              k(x, l) = \frac{1}{6} \sum_{\gamma} \left(e^{-\gamma \lVert x_1 - l_1 \rVert^2 / E}
+              + e^{-\gamma \lVert x - l \rVert^2 / 3 E}\right), \quad \gamma \in \{0.1, 0.3, 1\}
 
-    :math:`x` are a spot's embedding and the means over its near and its wide context, each standardised over its slide: what
-    a scanner or a stain changes in all tiles of a slide drops out, and nothing measured is used.
+    :math:`x` are a spot's embedding :math:`x_1` and the means over its near and its wide context, each standardised over its
+    slide: what a scanner or a stain changes in all tiles of a slide drops out, and nothing measured is used.
 
     Attributes
     ----------
-    width
-        :math:`\gamma`.
     penalty
         Of the kernel's weights.
     scale
@@ -44,7 +44,6 @@ class KernelRegression:
         (G,) float32.
     """
 
-    width: float
     penalty: float
     scale: np.ndarray
     landmarks: np.ndarray
@@ -58,17 +57,17 @@ class KernelRegression:
         for start in range(0, slide.n, _BLOCK):
             rows = np.arange(start, min(start + _BLOCK, slide.n))
             x = _features(slide, rows, moments) / self.scale
-            out[rows] = _kernel(x, self.landmarks, self.width) @ self.weight + self.intercept
+            out[rows] = _kernel(x, self.landmarks) @ self.weight + self.intercept
         return out
 
 
 def fit_regression(slides: Sequence[SlideInputs], truth: Sequence[Measured]) -> tuple[KernelRegression, np.ndarray]:
-    """The regression whose width and penalty have the lowest error on left-out slides, and its out-of-fold predictions.
+    """The regression whose penalty has the lowest error on left-out slides, and its out-of-fold predictions.
 
     Returns
     -------
-    The mean of the regressions of all folds, so that its error on a new slide is like that of the out-of-fold predictions
-    (n, G), float64, not clipped. A single slide is cut into stripes.
+    The regression of all slides, and predictions (n, G), float64, not clipped, by regressions that left the spot's slide out. A
+    single slide is cut into stripes.
     """
     y = np.concatenate([m.y for m in truth])
     x = np.concatenate([_features(s, np.arange(s.n), _moments(s)) for s in slides])
@@ -79,27 +78,13 @@ def fit_regression(slides: Sequence[SlideInputs], truth: Sequence[Measured]) -> 
     if len(x) > _MOST_LANDMARKS:
         chosen = np.sort(np.random.default_rng(0).choice(len(x), _MOST_LANDMARKS, replace=False))
     landmarks = x[chosen]
-    folds = list(left_out_rows(slides))
-    best: tuple[float, float, int, np.ndarray, np.ndarray] | None = None
-    for width in _WIDTHS:
-        basis, to_landmarks = _basis(x, landmarks, width)
-        oof = np.empty((len(_PENALTIES), *y.shape))
-        weights = np.zeros((len(_PENALTIES), basis.shape[1], y.shape[1]))
-        for fit, left_out in folds:
-            fitted = _ridge_path(basis[fit], y[fit])
-            oof[:, left_out] = basis[left_out] @ fitted + y[fit].mean(0)
-            weights += fitted / len(folds)
-        errors = [float(((predicted.clip(0) - y) ** 2).mean()) for predicted in oof]
-        at = int(np.argmin(errors))
-        if best is None or errors[at] < best[0]:
-            best = (errors[at], width, at, oof[at], to_landmarks @ weights[at])
-    assert best is not None
-    _, width, at, predicted, weight = best
-    intercept = np.mean([y[fit].mean(0) for fit, _ in folds], axis=0)
-    made = KernelRegression(
-        width, _PENALTIES[at], scale, landmarks, weight.astype(np.float32), intercept.astype(np.float32)
-    )
-    return made, predicted
+    basis, to_landmarks = _basis(x, landmarks)
+    oof = np.empty((len(_PENALTIES), *y.shape))
+    for fit, left_out in left_out_rows(slides):
+        oof[:, left_out] = basis[left_out] @ _ridge_path(basis[fit], y[fit]) + y[fit].mean(0)
+    at = int(np.argmin([float(((predicted.clip(0) - y) ** 2).mean()) for predicted in oof]))
+    weight = (to_landmarks @ _ridge_path(basis, y)[at]).astype(np.float32)
+    return KernelRegression(_PENALTIES[at], scale, landmarks, weight, y.mean(0).astype(np.float32)), oof[at]
 
 
 def _moments(slide: SlideInputs) -> tuple[np.ndarray, np.ndarray]:
@@ -116,18 +101,27 @@ def _features(slide: SlideInputs, rows: np.ndarray, moments: tuple[np.ndarray, n
     return np.hstack(parts).astype(np.float32)
 
 
-def _kernel(a: np.ndarray, b: np.ndarray, width: float) -> np.ndarray:
-    """(n, m) Gaussian kernel; distances are means over the features, so that the width does not depend on their number."""
-    squared = (a**2).sum(1)[:, None] + (b**2).sum(1) - 2 * a @ b.T
-    return np.exp(-width / a.shape[1] * squared.clip(0))
+def _kernel(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """(n, m) mean of Gaussian kernels of all widths, on the spot alone and on spot and context.
+
+    Distances are means over the features, so that widths do not depend on their number.
+    """
+    own = a.shape[1] // 3
+    out = np.zeros((len(a), len(b)), np.result_type(a, b))
+    for features in (slice(own), slice(None)):
+        p, q = a[:, features], b[:, features]
+        squared = ((p**2).sum(1)[:, None] + (q**2).sum(1) - 2 * p @ q.T).clip(0) / p.shape[1]
+        for width in _WIDTHS:
+            out += np.exp(-width * squared)
+    return out / (2 * len(_WIDTHS))
 
 
-def _basis(x: np.ndarray, landmarks: np.ndarray, width: float) -> tuple[np.ndarray, np.ndarray]:
+def _basis(x: np.ndarray, landmarks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Coordinates (n, r) whose inner products are the kernel of the landmarks' span, and what leads to them (m, r)."""
-    values, vectors = np.linalg.eigh(_kernel(landmarks, landmarks, width).astype(np.float64))
+    values, vectors = np.linalg.eigh(_kernel(landmarks, landmarks).astype(np.float64))
     kept = values > _TINY * values[-1]
     to_landmarks = vectors[:, kept] / np.sqrt(values[kept])
-    return _kernel(x, landmarks, width) @ to_landmarks, to_landmarks
+    return _kernel(x, landmarks) @ to_landmarks, to_landmarks
 
 
 def _ridge_path(basis: np.ndarray, y: np.ndarray) -> np.ndarray:
