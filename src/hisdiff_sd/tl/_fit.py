@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from hisdiff_sd._residual import Residual
     from hisdiff_sd.model import Scalers
     from hisdiff_sd.nn import FlowNetwork, HisDiffNetwork
+    from hisdiff_sd.tl._lightning import Run
 
 
 @dataclass(frozen=True)
@@ -59,42 +60,62 @@ class Recipe:
     residual: Residual | None = None
 
 
-def fit_recipe(
-    inputs: Sequence[SlideInputs],
-    truth: Sequence[Measured],
-    settings: Settings,
-    epochs: int,
-    folder: Path,
-    title: str,
-    held_out: tuple[SlideInputs, Measured] | None = None,
-) -> tuple[Recipe, pd.DataFrame]:
+@dataclass(frozen=True)
+class Task:
+    """One fit.
+
+    Attributes
+    ----------
+    inputs, truth
+        The slides to learn from.
+    settings
+        Of the training.
+    epochs
+        How long.
+    folder
+        Where checkpoints are kept.
+    title
+        For the progress bar.
+    held_out
+        A slide whose loss chooses the epoch.
+    """
+
+    inputs: Sequence[SlideInputs]
+    truth: Sequence[Measured]
+    settings: Settings
+    epochs: int
+    folder: Path
+    title: str
+    held_out: tuple[SlideInputs, Measured] | None = None
+
+    @property
+    def run(self) -> Run:
+        """The run of training."""
+        from hisdiff_sd.tl._lightning import Run
+
+        s = self.settings
+        return Run(self.folder, self.epochs, s.preset, s.device, s.seed, self.title)
+
+
+def fit_recipe(task: Task) -> tuple[Recipe, pd.DataFrame]:
     """The model after the last epoch, and its log; with a held-out slide that of the epoch that suits this slide best."""
     from hisdiff_sd.tl._fit_flow import fit_flow
 
-    fit = fit_flow if settings.preset.process == "flow" else fit_published
-    return fit(inputs, truth, settings, epochs, folder, title, held_out)
+    return (fit_flow if task.settings.preset.process == "flow" else fit_published)(task)
 
 
-def fit_published(
-    inputs: Sequence[SlideInputs],
-    truth: Sequence[Measured],
-    settings: Settings,
-    epochs: int,
-    folder: Path,
-    title: str,
-    held_out: tuple[SlideInputs, Measured] | None = None,
-) -> tuple[Recipe, pd.DataFrame]:
+def fit_published(task: Task) -> tuple[Recipe, pd.DataFrame]:
     """`fit_recipe` for the published network and process."""
     import torch
 
     from hisdiff_sd.nn import HisDiffNetwork
-    from hisdiff_sd.tl._lightning import Run, fit
+    from hisdiff_sd.tl._lightning import fit
     from hisdiff_sd.tl._lightning_ddpm import HisDiffModule, SpotTensors
 
-    preset = settings.preset
+    preset, inputs, truth = task.settings.preset, task.inputs, task.truth
     scalers = fit_scalers(inputs, truth, preset)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(settings.seed)
+        torch.manual_seed(task.settings.seed)
         network = HisDiffNetwork(
             truth[0].y.shape[1],
             inputs[0].embedding.shape[1],
@@ -102,9 +123,9 @@ def fit_published(
             depth=preset.depth,
             num_heads=preset.num_heads,
         )
-    judged = None if held_out is None else SpotTensors([held_out[0]], [held_out[1]], scalers)
+    judged = None if task.held_out is None else SpotTensors([task.held_out[0]], [task.held_out[1]], scalers)
     module = HisDiffModule(network, SpotTensors(inputs, truth, scalers), judged, preset)
-    log = fit(Run(folder, epochs, preset, settings.device, settings.seed, title), module)
+    log = fit(task.run, module)
     return Recipe(network, scalers), log
 
 

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from hisdiff_sd._base import fit_regression
-from hisdiff_sd._inputs import Measured, SlideInputs
+from hisdiff_sd._inputs import SlideInputs
 from hisdiff_sd._noise import SharedNoise
 from hisdiff_sd._residual import Residual
 from hisdiff_sd.tl._calibrate import SAMPLES, STEPS, fit_temperature
-from hisdiff_sd.tl._fit import Recipe, Settings
+from hisdiff_sd.tl._fit import Recipe, Settings, Task
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -26,20 +25,13 @@ _LOWEST_COUNTS = 0.05  # quantile of the values above zero that stands for one c
 _BELOW_ZERO = 0.5  # of one count: how far below zero a count of zero may lie
 
 
-def fit_flow(
-    inputs: Sequence[SlideInputs],
-    truth: Sequence[Measured],
-    settings: Settings,
-    epochs: int,
-    folder: Path,
-    title: str,
-    held_out: tuple[SlideInputs, Measured] | None = None,
-) -> tuple[Recipe, pd.DataFrame]:
+def fit_flow(task: Task) -> tuple[Recipe, pd.DataFrame]:
     """The flow after the last epoch, and its log; with a held-out slide that of the epoch that suits this slide best."""
     from hisdiff_sd.model import Scalers
-    from hisdiff_sd.tl._lightning import Run, fit
+    from hisdiff_sd.tl._lightning import fit
     from hisdiff_sd.tl._lightning_flow import FlowModule, ResidualTensors
 
+    inputs, truth, settings = task.inputs, task.truth, task.settings
     base, predicted = fit_regression(inputs, truth)
     counts = _one_count(np.concatenate([m.y for m in truth]))
     residual = np.concatenate([_censored(m.y, counts, settings.seed + i) for i, m in enumerate(truth)]) - predicted
@@ -48,12 +40,12 @@ def fit_flow(
     residual = residual / scale
     network = _network(inputs, residual, predicted, scale, settings)
     judged = None
-    if held_out is not None:
-        slide, measured = held_out
+    if task.held_out is not None:
+        slide, measured = task.held_out
         expected = base.predict(slide)
         judged = ResidualTensors((_censored(measured.y, counts, settings.seed - 1) - expected) / scale, expected)
     module = FlowModule(network, ResidualTensors(residual, predicted), judged, settings.preset)
-    log = fit(Run(folder, epochs, settings.preset, settings.device, settings.seed, title), module)
+    log = fit(task.run, module)
     along = residual @ network.eigenvectors.cpu().numpy() / network.eigenvalues.cpu().sqrt().numpy()
     parts = np.split(along, np.cumsum([s.n for s in inputs])[:-1])
     noise = SharedNoise.fit(parts, [s.xy_um for s in inputs])

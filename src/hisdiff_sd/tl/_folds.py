@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from hisdiff_sd.tl import _calibrate
-from hisdiff_sd.tl._fit import Recipe, Settings, fit_recipe
+from hisdiff_sd.tl._fit import Recipe, Settings, Task, fit_recipe
 from hisdiff_sd.tl._gather import TrainingSlides
 from hisdiff_sd.tl._presets import Preset
 
@@ -70,15 +70,16 @@ def _fold(data: TrainingSlides, left_out: int, settings: Settings, work: Path) -
     predictions, done = work / f"fold-{left_out}.npz", work / f"fold-{left_out}.csv"
     if not done.exists():
         keep = [i for i in range(len(data.inputs)) if i != left_out]
-        recipe, log = fit_recipe(
-            [data.inputs[i] for i in keep],
-            [data.truth[i] for i in keep],
-            settings,
-            settings.preset.epochs,
-            work / f"fold-{left_out}",
-            f"without {slide.name}",
+        task = Task(
+            inputs=[data.inputs[i] for i in keep],
+            truth=[data.truth[i] for i in keep],
+            settings=settings,
+            epochs=settings.preset.epochs,
+            folder=work / f"fold-{left_out}",
+            title=f"without {slide.name}",
             held_out=(slide, data.truth[left_out]) if length_is_judged(data, settings.preset) else None,
         )
+        recipe, log = fit_recipe(task)
         predicted, temperature = _predict(data, left_out, recipe, settings)
         _replace(predictions, lambda path: np.savez(path, predicted=predicted, temperature=temperature))
         # the last file says that all is done

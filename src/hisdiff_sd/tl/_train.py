@@ -22,7 +22,7 @@ from hisdiff_sd._errors import HisDiffError, check_one_of
 from hisdiff_sd._targets import TARGETS, Target
 from hisdiff_sd._trust import OutOfDistribution, Trust
 from hisdiff_sd.tl import _calibrate
-from hisdiff_sd.tl._fit import Settings, fit_recipe
+from hisdiff_sd.tl._fit import Settings, Task, fit_recipe
 from hisdiff_sd.tl._folds import (
     SAMPLES,
     STEPS,
@@ -164,7 +164,7 @@ def _train(
                 "one training slide: the training length cannot be chosen by leaving slides out; %d epochs are used",
                 chosen,
             )
-    recipe, log = fit_recipe(data.inputs, data.truth, settings, chosen, work / "all", "all slides")
+    recipe, log = fit_recipe(Task(data.inputs, data.truth, settings, chosen, work / "all", "all slides"))
     residual = recipe.residual
     if residual is not None and folds and length_is_judged(data, preset):
         temperature = float(np.exp(np.mean(np.log([f.temperature for f in folds]))))
