@@ -38,7 +38,7 @@ def gaussian_model(stores) -> Callable[..., hd.HisDiff]:
     ) -> hd.HisDiff:
         n = len(mean)
         nothing = (np.ones(3 * dim, np.float32), np.zeros((1, 3 * dim), np.float32), np.zeros((1, n), np.float32))
-        base = KernelRegression(1.0, 1.0, *nothing, np.array(mean, np.float32))
+        base = KernelRegression(1.0, *nothing, np.array(mean, np.float32))
         shares = [np.full(n, share, np.float32) for share in (neighbours, slide)]
         scalers = Scalers.identity(n, dim)
         scalers = Scalers(
