@@ -225,7 +225,7 @@ def test_ctrl_c_stops_here(paths, tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {"stores", "S1", "S2"}
 
 
-def test_ctrl_c_takes_back_what_no_worker_has_begun(client, paths, tmp_path):
+def test_ctrl_c_takes_back_what_no_worker_has_begun(client, paths, tmp_path, request):
     more = [Path(shutil.copytree(path, tmp_path / "more" / path.name)) for path in paths]
     (tmp_path / "begun").mkdir()
 
@@ -238,6 +238,9 @@ def test_ctrl_c_takes_back_what_no_worker_has_begun(client, paths, tmp_path):
             time.sleep(0.05)
         os.kill(os.getpid(), signal.SIGINT)
 
+    # a shell that starts the tests in its background has them ignore Ctrl-C
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, before))
     threading.Thread(target=press, daemon=True).start()
     with pytest.raises(KeyboardInterrupt):
         map_stores(slow, [*paths, *more], client=client)

@@ -27,14 +27,14 @@ def loss(log: pd.DataFrame, epochs: int) -> Figure:
     everything = log[log["held_out"] == ""]
     axes.plot(everything["epoch"] + 1, everything["train_loss"], color="0.6", lw=1, label="training error, all slides")
     folds = log[log["held_out"] != ""]
-    if len(folds):
+    if "val_loss" in folds and folds["val_loss"].notna().any():
         for name, fold in folds.dropna(subset="val_loss").groupby("held_out"):
             axes.plot(fold["epoch"] + 1, fold["val_loss"], lw=1, alpha=0.6, label=f"{name} left out")
         by_slide = folds.pivot_table(index="epoch", columns="held_out", values="val_loss").dropna()
         mean = by_slide.mean(axis=1)
         axes.plot(mean.index + 1, mean, color="k", lw=2, label="mean of left-out slides")
     axes.axvline(epochs, color="tab:red", ls="--", lw=1, label=f"trained for {epochs} epochs")
-    axes.set(xlabel="epoch", ylabel="mean squared error of the noise")
+    axes.set(xlabel="epoch", ylabel="squared error (of a flow: relative to a Gaussian)")
     # the first epochs are far above the rest and would flatten it
     settled = log.loc[log["epoch"] > log["epoch"].max() * 0.2]
     values = settled[[c for c in ("train_loss", "val_loss") if c in settled]].stack()

@@ -31,7 +31,8 @@ class ResidualTensors(SpotData):
 class FlowModule(SpotModule):
     """The flow with its loss, for a Lightning trainer; see `SpotModule`.
 
-    The held-out loss is that of the network by that of the straight flow: below 1, the network helps on a slide it has not seen.
+    Losses are logged as that of the network by that of the straight flow: below 1, the network helps, on a slide that it has not
+    seen if it is the held-out loss.
     """
 
     # the straight velocity along small axes needs all digits, and the network is small
@@ -46,9 +47,9 @@ class FlowModule(SpotModule):
         rows = batch[0]
         y = self.spots.y[rows]
         t = torch.rand(len(rows), device=self.device)
-        error, _ = flow_loss(self.network, y, self.spots.base[rows], t, torch.randn_like(y))
+        error, straight = flow_loss(self.network, y, self.spots.base[rows], t, torch.randn_like(y))
         loss = error.mean()
-        self._errors.append(loss.detach())
+        self._errors.append((loss / straight.mean()).detach())
         return loss
 
     def validation_step(self, batch: Sequence[torch.Tensor], batch_idx: int) -> None:
