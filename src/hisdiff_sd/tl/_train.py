@@ -82,9 +82,9 @@ def train(
     target
         ``"log2"``: log2(count + 1). ``"cp10k"``: log(1 + counts per 10,000).
     preset
-        ``"flow"`` (the default: a rectified flow over the residuals of a regression, a minute on a laptop), ``"small"`` (the
-        published kind of network, small enough for a laptop) or ``"published"`` (12 blocks of width 384, 2,000 epochs, no
-        averaging, no standardisation: needs a GPU).
+        ``"flow"`` (the default: a rectified flow over the residuals of a regression, a minute or two on a laptop),
+        ``"small"`` (the published kind of network, small enough for a laptop) or ``"published"`` (12 blocks of width 384, 2,000
+        epochs, no averaging, no standardisation: needs a GPU).
     epochs
         Train for just so long, without leaving slides out; which genes are reliable is then not known.
     out
