@@ -239,7 +239,13 @@ def test_whatever_the_shape_outlines_are_valid_and_true(slide_of, seed, stain, u
     assert tissue.is_valid.all()
     assert tissue.geom_type.eq("Polygon").all()
     assert tissue.area.is_monotonic_decreasing
-    assert overlap(inside(sdata), section) > 0.8
+    # the outline is true to 20 um; what is thinner, or smaller than asked for, may be left out
+    found, beyond = inside(sdata), ndi.distance_transform_edt(~section) * um > 20
+    core = ndi.distance_transform_edt(section) * um > 20
+    labels = ndi.label(core)[0]
+    large = (np.bincount(labels.ravel()) * um**2 >= 20_000)[labels] & core
+    assert (found & beyond).sum() < 0.04 * section.sum()
+    assert (large & ~found).sum() < 0.04 * section.sum()
     np.testing.assert_allclose(tissue["area_um2"], tissue.area * um**2)
     pairs = [a.intersects(b) for i, a in enumerate(tissue.geometry) for b in tissue.geometry[i + 1 :]]
     assert not any(pairs)

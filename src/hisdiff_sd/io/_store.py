@@ -214,7 +214,7 @@ def _write_to_store(
         with staged(store) as build:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", UserWarning)  # a staged table annotates shapes that are elsewhere
-                SpatialData(**{kind: {name: element}}).write(build)
+                SpatialData(**{kind: {name: element}}).write(build, consolidate_metadata=False)
             with locked(store):
                 if not overwrite and (store / kind / name).exists():
                     raise HisDiffError(
