@@ -62,7 +62,7 @@ def test_it_is_the_share_of_the_samples_of_a_prediction(slide, flow, monkeypatch
     expected = (samples > np.array([5.0, 2.0, 0.7])).mean(0)
     thresholds = {"GENE0": 5.0, "GENE1": 2.0, "GENE2": 0.7}
     np.testing.assert_allclose(exceed(slide, flow, thresholds, n_samples=11, seed=3), expected, atol=1e-6)
-    monkeypatch.setattr("hisdiff_sd.tl._predict._BLOCK", 5)
+    monkeypatch.setattr("hisdiff_sd.tl._prediction_run._BLOCK", 5)
     monkeypatch.setattr("hisdiff_sd.tl._sample._BATCH", {"cpu": 7})
     again = exceed(slide, flow, thresholds, n_samples=11, seed=3, overwrite=True)
     np.testing.assert_allclose(again, expected, atol=1e-6)

@@ -100,7 +100,7 @@ def test_some_genes_only(bare, tiny_model):
 
 def test_an_interrupted_prediction_goes_on(bare_store, tiny_model, monkeypatch, caplog):
     """What was sampled before is not sampled again, and the result is that of a call that was not interrupted."""
-    monkeypatch.setattr("hisdiff_sd.tl._predict._BLOCK", 10)
+    monkeypatch.setattr("hisdiff_sd.tl._prediction_run._BLOCK", 10)
     whole = shutil.copytree(bare_store, bare_store.with_name("whole.zarr"))
     sdata = spatialdata.read_zarr(whole)
     hd.tl.predict(sdata, tiny_model, **QUICK)
@@ -217,7 +217,7 @@ def test_spots_that_can_be_read_again_are_predicted(open_store, tiny_model):
 
 def test_finishing_one_map_keeps_what_is_done_of_another(bare_store, tiny_model, monkeypatch):
     """Names that begin alike share nothing."""
-    monkeypatch.setattr("hisdiff_sd.tl._predict._BLOCK", 10)
+    monkeypatch.setattr("hisdiff_sd.tl._prediction_run._BLOCK", 10)
     sdata = spatialdata.read_zarr(bare_store)
     sample, calls = _sample._sample_batch, []
 

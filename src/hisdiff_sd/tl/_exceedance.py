@@ -12,13 +12,22 @@ import pandas as pd
 from hisdiff_sd import _keys as keys
 from hisdiff_sd._device import resolve_device
 from hisdiff_sd._errors import HisDiffError, check_one_of
-from hisdiff_sd._provenance import get_provenance, provenance
+from hisdiff_sd._provenance import provenance
 from hisdiff_sd._shapes import slide_shapes
-from hisdiff_sd.io._store import check_table_name, check_writable, write_table
-from hisdiff_sd.nn import spaced_timesteps
+from hisdiff_sd.io._store import check_writable, write_table
 from hisdiff_sd.pp._partial import partial_results
 from hisdiff_sd.tl._model_inputs import check_slide, model_inputs, resolve_model
-from hisdiff_sd.tl._predict import DEFAULT_STEPS, _columns, _fill, _is_done, _key, _lay_out, _record
+from hisdiff_sd.tl._prediction_run import (
+    DEFAULT_STEPS,
+    check_draws,
+    fill,
+    is_done,
+    lay_out,
+    panel_columns,
+    partial_key,
+    prediction_record,
+    table_there,
+)
 from hisdiff_sd.tl._prediction_table import Summary, prediction_table
 
 if TYPE_CHECKING:
@@ -98,31 +107,28 @@ def exceedance(
     >>> hd.tl.exceedance(sdata, model, {"ERBB2": 3.0})  # doctest: +SKIP
     >>> certain = sdata["hisdiff_exceedance"].to_df()["ERBB2"] >= 0.9  # doctest: +SKIP
     """
-    if n_samples < 1:
-        raise HisDiffError(f"n_samples={n_samples} draws nothing; 1 or more are needed")
-    if steps is not None:
-        spaced_timesteps(steps)  # refuses a number of steps before any work is done
+    check_draws(n_samples, steps)
     if key_added is not None:
         _table_there(sdata, key_added)
     bundle = resolve_model(model)
     steps = DEFAULT_STEPS[bundle.process] if steps is None else steps
     summary = _above(bundle, thresholds, genes)
     where = resolve_device(device)
-    shapes_key = _lay_out(sdata, bundle, shapes_key, None)
+    shapes_key = lay_out(sdata, bundle, shapes_key, None)
     name = key_added or _default_name(shapes_key)
     there = _table_there(sdata, name)
     check_slide(sdata, bundle, shapes_key)
-    record = _record(sdata, bundle, shapes_key, steps, n_samples, seed)
+    record = prediction_record(sdata, bundle, shapes_key, steps, n_samples, seed)
     record |= provenance(kind=_KIND, thresholds=json.dumps(summary.thresholds.tolist()))
     wanted = [bundle.genes[g] for g in summary.genes]
-    if there is not None and not overwrite and _is_done(there, record, name, wanted, sdata):
+    if there is not None and not overwrite and is_done(there, record, name, wanted, sdata):
         return
     check_writable(sdata)
     slide = model_inputs(sdata, bundle, shapes_key=shapes_key, weights=weights, device=device)
     store = Path(str(sdata.path)) if sdata.is_backed() else None
-    with partial_results(store, name, _key(record, slide, summary, where), slide.n, summary.width) as partial:
+    with partial_results(store, name, partial_key(record, slide, summary, where), slide.n, summary.width) as partial:
         how = {"n_samples": n_samples, "steps": steps, "seed": seed}
-        _fill(partial, bundle, slide, summary, **how, device=where, batch_size=None)
+        fill(partial, bundle, slide, summary, **how, device=where, batch_size=None)
         record["failed_tiles"] = slide_shapes(sdata, shapes_key).n - slide.n
         record["genes"] = "" if len(wanted) == len(bundle.genes) else json.dumps(wanted)
         table = prediction_table(partial.values, summary, slide, bundle, sdata, shapes_key, record)
@@ -154,7 +160,7 @@ def _above(
             f"target scale of the model ({model.config.target!r})"
         )
     if not isinstance(thresholds, Mapping | pd.Series):
-        kept = _columns(model, genes)
+        kept = panel_columns(model, genes)
         given = dict.fromkeys((model.genes[g] for g in kept), thresholds)
     else:
         if isinstance(thresholds, pd.Series) and not thresholds.index.is_unique:
@@ -162,7 +168,7 @@ def _above(
         given = dict(thresholds)
         for gene in given:
             check_one_of(gene, model.genes, "gene in the model's panel")
-        kept = _columns(model, list(given) if genes is None else genes)
+        kept = panel_columns(model, list(given) if genes is None else genes)
         lacking = [model.genes[g] for g in kept if model.genes[g] not in given]
         if lacking:
             listed = ", ".join(lacking[:10]) + (", ..." if len(lacking) > 10 else "")
@@ -192,11 +198,4 @@ def _default_name(shapes_key: str) -> str:
 
 def _table_there(sdata: SpatialData, name: str) -> AnnData | None:
     """The table that has this name already; one of another kind is refused."""
-    check_table_name(sdata, name)
-    there = sdata.tables.get(name)
-    if there is not None and get_provenance(there).get("kind") != _KIND:
-        raise HisDiffError(
-            f"table {name!r} holds no probabilities of hd.tl.exceedance and is never replaced by them; choose another "
-            "key_added="
-        )
-    return there
+    return table_there(sdata, name, _KIND, "holds no probabilities of hd.tl.exceedance and is never replaced by them")

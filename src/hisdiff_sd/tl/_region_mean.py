@@ -18,7 +18,7 @@ from hisdiff_sd._targets import from_target
 from hisdiff_sd.metrics._calibration import central_interval
 from hisdiff_sd.nn import spaced_timesteps
 from hisdiff_sd.tl._model_inputs import check_slide, model_inputs, resolve_model
-from hisdiff_sd.tl._predict import DEFAULT_STEPS, _columns, _lay_out
+from hisdiff_sd.tl._prediction_run import DEFAULT_STEPS, lay_out, panel_columns
 from hisdiff_sd.tl._spot_regions import Regions, region_outlines, spot_regions
 
 if TYPE_CHECKING:
@@ -118,11 +118,11 @@ def region_mean(
     if steps is not None:
         spaced_timesteps(steps)  # refuses a number of steps before any work is done
     bundle = resolve_model(model)
-    kept = _columns(bundle, genes)
+    kept = panel_columns(bundle, genes)
     where = resolve_device(device)
     outlines = region_outlines(sdata, regions)
     if outlines is not None:
-        shapes_key = _lay_out(sdata, bundle, shapes_key, None)
+        shapes_key = lay_out(sdata, bundle, shapes_key, None)
     shapes_key = shapes_key or keys.SPOTS
     found = spot_regions(sdata, regions, shapes_key, outlines)
     check_slide(sdata, bundle, shapes_key)

@@ -100,7 +100,7 @@ class _Model:
     device: torch.device
 
     def samples(self, slide: SlideInputs, n_samples: int, seed: int) -> np.ndarray:
-        from hisdiff_sd.tl._predict import DEFAULT_STEPS
+        from hisdiff_sd.tl._prediction_run import DEFAULT_STEPS
         from hisdiff_sd.tl._sample import sample_slide
 
         steps = DEFAULT_STEPS[self.model.process] if self.steps is None else self.steps
