@@ -1,18 +1,21 @@
-"""A flow model whose samples have a known distribution."""
+"""A flow model whose samples have a known distribution, and slides that are no more than arrays."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
 import numpy as np
+import pandas as pd
 import pytest
 
 import hisdiff_sd as hd
 from hisdiff_sd._base import KernelRegression
+from hisdiff_sd._inputs import Measured, SlideInputs
 from hisdiff_sd._noise import SharedNoise
 from hisdiff_sd._residual import Residual
 from hisdiff_sd.model import ModelConfig, Scalers
 from hisdiff_sd.nn import FlowNetwork
+from hisdiff_sd.tiles import nearest
 
 
 @pytest.fixture(scope="session")
@@ -49,3 +52,32 @@ def gaussian_model(stores) -> Callable[..., hd.HisDiff]:
         return hd.HisDiff(FlowNetwork(n, dim, width=2, depth=1), config, scalers, residual=residual)
 
     return made
+
+
+class ArraySlides:
+    """Slides of a square grid of spots whose expression is a known function of their embeddings."""
+
+    n_genes, dim, side = 6, 8, 10
+    weight = np.random.default_rng(99).normal(size=(dim, n_genes))
+
+    def slide(self, seed: int) -> SlideInputs:
+        """The slide of a seed."""
+        rng = np.random.default_rng(seed)
+        xy = np.indices((self.side, self.side)).reshape(2, -1).T * 100.0
+        n = len(xy)
+        embedding = rng.normal(size=(n, self.dim)).astype(np.float32)
+        return SlideInputs(
+            f"S{seed}", pd.Index([f"b{i}" for i in range(n)]), xy, embedding, nearest(xy, 9), nearest(xy, 49)
+        )
+
+    def measure(self, slide: SlideInputs, noise: float = 0.5) -> Measured:
+        """Above zero, and of the absolute embedding, which no line can follow."""
+        rng = np.random.default_rng(slide.embedding[:1].view(np.uint32).ravel())
+        y = 8 + np.abs(slide.embedding[:, :3]) @ self.weight[:3] + 0.3 * slide.embedding @ self.weight
+        return Measured((y + noise * rng.normal(size=y.shape)).clip(0), np.full(slide.n, 100.0))
+
+
+@pytest.fixture(scope="session")
+def arrays() -> ArraySlides:
+    """Slides of arrays, by seed."""
+    return ArraySlides()

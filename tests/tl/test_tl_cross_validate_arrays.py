@@ -13,33 +13,13 @@ from scipy import sparse
 
 from hisdiff_sd import metrics
 from hisdiff_sd._errors import HisDiffError, HisDiffWarning
-from hisdiff_sd._inputs import Measured, SlideInputs
-from hisdiff_sd.tiles import nearest
 from hisdiff_sd.tl._bootstrap import Blocks, independent_units, interval, pooled
 from hisdiff_sd.tl._cv_scores import METRICS, Judged, score
 from hisdiff_sd.tl._cv_store import Store
 from hisdiff_sd.tl._leakage import check_same_counts, given_panel, label_splits
 from hisdiff_sd.tl._splits import Split, make_splits
 
-GENES, DIM, SIDE = 6, 8, 10
-WEIGHT = np.random.default_rng(99).normal(size=(DIM, GENES))
-
-
-def a_slide(seed: int) -> SlideInputs:
-    rng = np.random.default_rng(seed)
-    xy = np.indices((SIDE, SIDE)).reshape(2, -1).T * 100.0
-    n = len(xy)
-    embedding = rng.normal(size=(n, DIM)).astype(np.float32)
-    return SlideInputs(
-        f"S{seed}", pd.Index([f"b{i}" for i in range(n)]), xy, embedding, nearest(xy, 9), nearest(xy, 49)
-    )
-
-
-def measure(slide: SlideInputs, noise: float = 0.5) -> Measured:
-    """Above zero, and of the absolute embedding, which no line can follow."""
-    rng = np.random.default_rng(slide.embedding[:1].view(np.uint32).ravel())
-    y = 8 + np.abs(slide.embedding[:, :3]) @ WEIGHT[:3] + 0.3 * slide.embedding @ WEIGHT
-    return Measured((y + noise * rng.normal(size=y.shape)).clip(0), np.full(slide.n, 100.0))
+GENES = 6
 
 
 # --- resamples
@@ -252,8 +232,8 @@ def test_one_measurement_under_two_ids_is_found_in_any_order_and_neighbours_are_
 # --- files
 
 
-def test_a_write_that_fails_leaves_what_was_there(tmp_path, monkeypatch):
-    store, slide = Store(tmp_path), a_slide(1)
+def test_a_write_that_fails_leaves_what_was_there(tmp_path, monkeypatch, arrays):
+    store, slide = Store(tmp_path), arrays.slide(1)
     store.write("a/b", "hisdiff:x", [np.ones((2, 3, 4))], {"row": "x"})
     assert store.has("a/b", "hisdiff:x")
     assert not store.has("a/b", "hisdiff:y")
@@ -264,9 +244,9 @@ def test_a_write_that_fails_leaves_what_was_there(tmp_path, monkeypatch):
     np.testing.assert_array_equal(store.samples("a/b", "hisdiff:x", 0), np.ones((2, 3, 4)))
     assert store.record("a/b", "hisdiff:x")["row"] == "x"
     assert all(tmp_path in Path(p).parents for p in tmp_path.rglob("*"))
-    store.write_truth("a/b", [slide], [measure(slide)])
+    store.write_truth("a/b", [slide], [arrays.measure(slide)])
     kept, xy, index = store.truth("a/b", 0)
-    np.testing.assert_array_equal(kept.y, measure(slide).y)
+    np.testing.assert_array_equal(kept.y, arrays.measure(slide).y)
     np.testing.assert_array_equal(xy, slide.xy)
     assert list(index) == list(slide.index)
 
