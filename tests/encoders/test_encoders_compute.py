@@ -10,7 +10,7 @@ import torch
 
 import hisdiff_sd as hd
 from hisdiff_sd._errors import HisDiffError
-from hisdiff_sd.encoders._compute import resolve_precision
+from hisdiff_sd._precision import resolve_precision
 from hisdiff_sd.encoders._registry import EncoderRow
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")

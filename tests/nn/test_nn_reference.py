@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from hisdiff_sd.nn import GaussianDiffusion, ancestral_sample, ddim_sample, spaced_timesteps
+from hisdiff_sd.nn import GaussianDiffusion, ancestral_sample, diffusion_sample, spaced_timesteps
 
 with np.load(Path(__file__).parent / "reference" / "hisdiff_reference.npz") as _file:
     NAMES = _file.files
@@ -44,10 +44,22 @@ def computed(reference):
         "loss_loss": loss.loss,
         "ddpm10": ancestral_sample(denoise, start, steps=10, noise=drawn),
         "ddpm50": ancestral_sample(denoise, start, steps=50, noise=drawn),
-        "ddim10_eta0": ddim_sample(denoise, start, steps=10),
+        "ddim10_eta0": diffusion_sample(denoise, start, sampler="ddim", steps=10, noise=drawn),
         "betas": diffusion.betas,
         "alphas_cumprod": diffusion.alphas_cumprod,
     }
+
+
+def ddim_timesteps(steps):
+    """Training steps that DDIM asks for, ascending."""
+    seen = []
+
+    def denoise(x, t):
+        seen.append(t.item())
+        return torch.zeros(1, 2, 1)
+
+    diffusion_sample(denoise, torch.zeros(1, 1, 1), sampler="ddim", steps=steps, noise=lambda j: None)
+    return seen[::-1]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -55,8 +67,8 @@ def test_reference_array_is_reproduced(name, reference, computed):
     expected = reference.arrays[name]
     timesteps = re.fullmatch(r"timesteps_(ddim)?(\d+)", name)
     if timesteps:
-        actual = spaced_timesteps(int(timesteps[2]), "leading" if timesteps[1] else "linspace")
-        np.testing.assert_array_equal(actual, expected)
+        steps = int(timesteps[2])
+        np.testing.assert_array_equal(ddim_timesteps(steps) if timesteps[1] else spaced_timesteps(steps), expected)
         return
     actual = np.asarray(computed[name])
     assert actual.dtype == expected.dtype

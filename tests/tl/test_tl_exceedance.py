@@ -16,6 +16,7 @@ from spatialdata import SpatialData
 
 import hisdiff_sd as hd
 from hisdiff_sd._errors import HisDiffError
+from hisdiff_sd.tl._draws import Draws
 from hisdiff_sd.tl._model_inputs import model_inputs
 from hisdiff_sd.tl._sample import sample_slide
 
@@ -39,7 +40,7 @@ def exceed(sdata: SpatialData, model: hd.HisDiff, thresholds, **options) -> pd.D
 
 
 def test_gaussian_samples_have_the_normal_tail(slide, gaussian_model, monkeypatch):
-    monkeypatch.setattr("hisdiff_sd.tl._sample._BATCH", {"cpu": 4096})
+    monkeypatch.setattr("hisdiff_sd.tl._sample._MOST", {"cpu": 4096})
     mean, sd, n = np.array([5.0, 3.0, 0.5]), np.array([0.5, 1.0, 1.0]), 2000
     model = gaussian_model(mean, sd, temperature=1.5)
     thresholds = {"GENE0": 5.5, "GENE1": 1.0, "GENE2": 0.0}
@@ -58,12 +59,12 @@ def test_gaussian_samples_have_the_normal_tail(slide, gaussian_model, monkeypatc
 
 def test_it_is_the_share_of_the_samples_of_a_prediction(slide, flow, monkeypatch):
     inputs = model_inputs(slide, flow)
-    samples = sample_slide(flow, inputs, n_samples=11, steps=1, seed=3, device=torch.device("cpu"))
+    samples = sample_slide(flow, inputs, Draws.of("flow", 11, steps=1, seed=3), torch.device("cpu"))
     expected = (samples > np.array([5.0, 2.0, 0.7])).mean(0)
     thresholds = {"GENE0": 5.0, "GENE1": 2.0, "GENE2": 0.7}
     np.testing.assert_allclose(exceed(slide, flow, thresholds, n_samples=11, seed=3), expected, atol=1e-6)
     monkeypatch.setattr("hisdiff_sd.tl._prediction_run._BLOCK", 5)
-    monkeypatch.setattr("hisdiff_sd.tl._sample._BATCH", {"cpu": 7})
+    monkeypatch.setattr("hisdiff_sd.tl._sample._MOST", {"cpu": 7})
     again = exceed(slide, flow, thresholds, n_samples=11, seed=3, overwrite=True)
     np.testing.assert_allclose(again, expected, atol=1e-6)
     some = exceed(slide, flow, thresholds, n_samples=11, seed=3, genes=["GENE2", "GENE0"], overwrite=True)
@@ -103,7 +104,7 @@ def test_the_record_says_how_the_table_was_made(slide, tiny_model):
     assert json.loads(record["thresholds"]) == [1.0, 1.0]
     assert json.loads(record["genes"]) == tiny_model.genes[:2]
     assert record["model_hash"] == tiny_model.fingerprint
-    assert (record["sampler"], record["samples"], record["steps"], record["seed"]) == ("ancestral", 10, 1, 0)
+    assert (record["sampler"], record["samples"], record["steps"], record["seed"]) == ("dpm++sde", 10, 1, 0)
 
 
 def test_what_is_there_is_kept_and_never_replaced_unasked(slide, flow):

@@ -14,6 +14,7 @@ from hisdiff_sd._errors import HisDiffError
 from hisdiff_sd._provenance import get_provenance
 from hisdiff_sd.tl import _presets
 from hisdiff_sd.tl._calibrate import fit_temperature
+from hisdiff_sd.tl._draws import Draws
 from hisdiff_sd.tl._model_inputs import model_inputs
 from hisdiff_sd.tl._sample import sample_slide
 
@@ -35,7 +36,7 @@ def test_slide(stores, open_store, flow):
 
 
 def samples_of(model, slide, n_samples=20, steps=10, seed=0, batch_size=None) -> np.ndarray:
-    return sample_slide(model, slide, n_samples=n_samples, steps=steps, seed=seed, device=CPU, batch_size=batch_size)
+    return sample_slide(model, slide, Draws.of("flow", n_samples, steps=steps, seed=seed, batch_size=batch_size), CPU)
 
 
 def test_the_default_is_a_flow_and_says_so(flow):

@@ -181,7 +181,7 @@ def test_the_record_says_how_the_table_was_made(predicted, tiny_model):
         "target": "log2",
         "encoder": "morphology",
         "tile": "hisdiff",
-        "sampler": "ancestral",
+        "sampler": "dpm++sde",
         "steps": 5,
         "samples": 20,
         "seed": 0,

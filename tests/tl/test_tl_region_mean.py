@@ -19,6 +19,7 @@ from spatialdata.transformations import Identity, Scale
 
 import hisdiff_sd as hd
 from hisdiff_sd._errors import HisDiffError, HisDiffWarning
+from hisdiff_sd.tl._draws import Draws
 from hisdiff_sd.tl._model_inputs import model_inputs
 from hisdiff_sd.tl._sample import sample_slide
 
@@ -28,7 +29,7 @@ Z = 1.6449  # 95% point of the normal distribution
 @pytest.fixture(autouse=True)
 def _large_batches(monkeypatch) -> None:
     """Many samples of few spots are quicker in large batches; results do not depend on them."""
-    monkeypatch.setattr("hisdiff_sd.tl._sample._BATCH", {"cpu": 4096})
+    monkeypatch.setattr("hisdiff_sd.tl._sample._MOST", {"cpu": 4096})
 
 
 @pytest.fixture
@@ -103,14 +104,14 @@ def test_the_mean_of_counts_is_not_that_of_logarithms(slide, gaussian_model, tar
 
 def test_it_is_made_of_joint_samples_whatever_the_blocks(slide, flow, monkeypatch):
     inputs = model_inputs(slide, flow)
-    samples = sample_slide(flow, inputs, n_samples=39, steps=1, seed=4, device=torch.device("cpu")).astype(float)
+    samples = sample_slide(flow, inputs, Draws.of("flow", 39, steps=1, seed=4), torch.device("cpu")).astype(float)
     of_regions = np.stack([(2 ** samples[:, rows] - 1).mean(1) for rows in (slice(0, 10), slice(10, 30))], axis=1)
     low, high = hd.metrics.weibull_quantiles(of_regions, [0.05, 0.95])
     found = means(slide, flow, halves(slide), n_samples=39, seed=4)
     for column, expected in (("mean", of_regions.mean(0)), ("low", low), ("high", high)):
         np.testing.assert_allclose(found[column], expected.ravel(), rtol=1e-5)
     monkeypatch.setattr("hisdiff_sd.tl._region_mean._MOST_VALUES", 39 * 3 * 4)
-    monkeypatch.setattr("hisdiff_sd.tl._sample._BATCH", {"cpu": 7})
+    monkeypatch.setattr("hisdiff_sd.tl._sample._MOST", {"cpu": 7})
     again = means(slide, flow, halves(slide), n_samples=39, seed=4)
     pd.testing.assert_frame_equal(again, found, rtol=1e-5)
 

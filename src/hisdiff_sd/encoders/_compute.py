@@ -1,31 +1,12 @@
-"""The one place where an encoder's device, precision and memory are looked after."""
+"""The one place where an encoder's device and memory are looked after."""
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
-
 import torch
 
-from hisdiff_sd._errors import HisDiffError, check_one_of
+from hisdiff_sd._errors import HisDiffError
+from hisdiff_sd._precision import autocast
 from hisdiff_sd.encoders._base import check_tiles
-
-_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
-PRECISIONS = ("auto", "fp32", *_DTYPES)
-
-
-def resolve_precision(precision: str, device: torch.device) -> str:
-    """The precision to compute in: ``"fp32"``, ``"bf16"`` or ``"fp16"``.
-
-    ``"auto"`` is bf16 on CUDA cards that compute in it (compute capability 8.0, Ampere, and later), else fp32.
-    """
-    check_one_of(precision, PRECISIONS, "precision")
-    if precision == "fp16" and device.type == "cpu":
-        raise HisDiffError("precision 'fp16' needs a GPU; on the CPU give 'fp32' or 'bf16'")
-    if precision != "auto":
-        return precision
-    # Older cards only emulate bf16: torch says that it is there, and it is slower than fp32.
-    in_hardware = device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
-    return "bf16" if in_hardware else "fp32"
 
 
 class DeviceEncoder:
@@ -79,7 +60,7 @@ class DeviceEncoder:
     def _run(self, tiles: torch.Tensor) -> torch.Tensor:
         """Vectors as float32; running out of GPU memory becomes an error that says what to try."""
         try:
-            with torch.inference_mode(), self._autocast():
+            with torch.inference_mode(), autocast(self.device, self.precision):
                 return self._vectors(tiles.to(self.device)).to(self.device, torch.float32)
         except torch.cuda.OutOfMemoryError:
             tried = len(tiles)
@@ -88,8 +69,3 @@ class DeviceEncoder:
         if tried > 1:
             raise HisDiffError(f"{where} with a batch of {tried} tiles; try batch_size={tried // 2}")
         raise HisDiffError(f"{where} with a single tile; free memory there, or give a smaller encoder or device='cpu'")
-
-    def _autocast(self) -> AbstractContextManager:
-        if self.precision == "fp32":
-            return nullcontext()
-        return torch.autocast(self.device.type, dtype=_DTYPES[self.precision])

@@ -9,8 +9,8 @@ import torch
 
 from hisdiff_sd._device import resolve_device
 from hisdiff_sd._errors import HisDiffError
+from hisdiff_sd._precision import resolve_precision
 from hisdiff_sd.encoders._base import TileEncoder
-from hisdiff_sd.encoders._compute import resolve_precision
 from hisdiff_sd.encoders._generic import HUB_PREFIXES, hub_row, timm_row
 from hisdiff_sd.encoders._rows import ENCODERS, EncoderRow
 

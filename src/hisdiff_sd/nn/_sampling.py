@@ -1,4 +1,4 @@
-"""Samplers: plain functions from a denoiser and Gaussian noise to expression."""
+"""The published sampler: from a denoiser and Gaussian noise to expression."""
 
 from __future__ import annotations
 
@@ -9,23 +9,20 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from hisdiff_sd._errors import HisDiffError, check_one_of
+from hisdiff_sd._errors import HisDiffError
 from hisdiff_sd.nn._diffusion import TRAINING_STEPS, GaussianDiffusion, variance_bounds
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-def spaced_timesteps(steps: int, spacing: str = "linspace") -> npt.NDArray[np.int64]:
-    """Which of the 1000 training steps a sampler with fewer steps visits.
+def spaced_timesteps(steps: int) -> npt.NDArray[np.int64]:
+    """Which of the 1000 training steps ancestral sampling with fewer steps visits: the first, the last, evenly between.
 
     Parameters
     ----------
     steps
         Number of steps, 1 ... 1000.
-    spacing
-        ``"linspace"`` includes the first and the last training step, as ancestral sampling does; ``"leading"`` starts
-        at 0 and ends one stride before 1000, as DDIM does.
 
     Returns
     -------
@@ -34,20 +31,15 @@ def spaced_timesteps(steps: int, spacing: str = "linspace") -> npt.NDArray[np.in
     Raises
     ------
     HisDiffError
-        If `steps` is not in 1 ... 1000, or there is no such spacing.
+        If `steps` is not in 1 ... 1000.
 
     Examples
     --------
     >>> spaced_timesteps(5)
     array([  0, 250, 500, 749, 999])
-    >>> spaced_timesteps(5, "leading")
-    array([  0, 200, 400, 600, 800])
     """
-    check_one_of(spacing, ("linspace", "leading"), "spacing")
     if isinstance(steps, bool) or not isinstance(steps, (int, np.integer)) or not 1 <= steps <= TRAINING_STEPS:
         raise HisDiffError(f"steps must be a whole number from 1 to {TRAINING_STEPS}, not {steps!r}")
-    if spacing == "leading":
-        return np.arange(steps, dtype=np.int64) * TRAINING_STEPS // steps
     return np.linspace(0, TRAINING_STEPS - 1, steps).round().astype(np.int64)
 
 
@@ -95,78 +87,31 @@ def ancestral_sample(
     >>> ancestral_sample(nothing, torch.randn(4, 1, 3), steps=10, noise=lambda j: torch.randn(4, 1, 3)).shape
     torch.Size([4, 1, 3])
     """
-    _check_start(start)
-    timesteps = spaced_timesteps(steps, "linspace")
+    check_start(start)
+    timesteps = spaced_timesteps(steps)
     kept = GaussianDiffusion().alphas_cumprod[timesteps]
     betas = 1.0 - kept / np.append(1.0, kept[:-1])
     lower, upper = variance_bounds(betas)
     x = start
     for j, k in enumerate(reversed(range(steps))):
-        predicted, interpolation = _predict(denoise, x, int(timesteps[k]))
+        predicted, interpolation = predict_noise(denoise, x, int(timesteps[k]))
         x = (x - float(betas[k] / np.sqrt(1.0 - kept[k])) * predicted) * float(1.0 / np.sqrt(1.0 - betas[k]))
         if k > 0:
             share = (interpolation + 1) / 2
             log_variance = share * float(upper[k]) + (1 - share) * float(lower[k])
-            x = x + torch.exp(0.5 * log_variance) * _step_noise(noise, j, start)
+            x = x + torch.exp(0.5 * log_variance) * step_noise(noise, j, start)
     return x
 
 
-@torch.no_grad()
-def ddim_sample(denoise: Callable[[Tensor, Tensor], Tensor], start: Tensor, *, steps: int) -> Tensor:
-    """Map Gaussian noise to expression by deterministic DDIM (eta 0); the variance channel is not used.
-
-    Parameters
-    ----------
-    denoise
-        ``denoise(x, t)`` with x (B, 1, n_genes) and t int64 (B,) returns (B, 2, n_genes), as `HisDiffNetwork.denoise`
-        does once its condition is bound.
-    start
-        Standard normal noise, (B, 1, n_genes).
-    steps
-        Number of reverse steps, 1 ... 1000.
-
-    Returns
-    -------
-    (B, 1, n_genes), in the dtype of `start`.
-
-    Raises
-    ------
-    HisDiffError
-        If `steps` is not in 1 ... 1000, or a tensor does not have the shape it must have.
-
-    Notes
-    -----
-    Song et al. (ICLR 2021).
-
-    Examples
-    --------
-    >>> import torch
-    >>> def nothing(x, t):  # predicts that there is no noise
-    ...     return torch.zeros(x.shape[0], 2, x.shape[2])
-    >>> ddim_sample(nothing, torch.randn(4, 1, 3), steps=10).shape
-    torch.Size([4, 1, 3])
-    """
-    _check_start(start)
-    timesteps = spaced_timesteps(steps, "leading")
-    kept = GaussianDiffusion().alphas_cumprod[timesteps]
-    following = np.append(1.0, kept[:-1])
-    from_x = np.sqrt(following / kept)
-    from_noise = np.sqrt(1.0 - following) - from_x * np.sqrt(1.0 - kept)
-    x = start
-    for k in reversed(range(steps)):
-        predicted, _ = _predict(denoise, x, int(timesteps[k]))
-        x = float(from_x[k]) * x + float(from_noise[k]) * predicted
-    return x
-
-
-def _check_start(start: Tensor) -> None:
+def check_start(start: Tensor) -> None:
+    """Refuse what a sampler cannot start from."""
     if start.ndim != 3 or start.shape[1] != 1 or not start.is_floating_point():
         raise HisDiffError(
             f"start must be floating point of shape (B, 1, n_genes), not {start.dtype} {tuple(start.shape)}"
         )
 
 
-def _predict(denoise: Callable[[Tensor, Tensor], Tensor], x: Tensor, timestep: int) -> tuple[Tensor, Tensor]:
+def predict_noise(denoise: Callable[[Tensor, Tensor], Tensor], x: Tensor, timestep: int) -> tuple[Tensor, Tensor]:
     """Noise and variance channel at one training step, each shaped like `x` and of its dtype."""
     out = denoise(x, torch.full((x.shape[0],), timestep, dtype=torch.int64, device=x.device))
     expected = (x.shape[0], 2, x.shape[2])
@@ -176,7 +121,8 @@ def _predict(denoise: Callable[[Tensor, Tensor], Tensor], x: Tensor, timestep: i
     return predicted, interpolation
 
 
-def _step_noise(noise: Callable[[int], Tensor], j: int, start: Tensor) -> Tensor:
+def step_noise(noise: Callable[[int], Tensor], j: int, start: Tensor) -> Tensor:
+    """Noise of the j-th step, shaped like `start` and of its dtype."""
     drawn = noise(j)
     # Noise of another shape could broadcast, and spots would silently share it.
     if drawn.shape != start.shape:

@@ -52,6 +52,11 @@ class Partial:
             for path in sorted(folder.glob("part-*.npz")):
                 self._read(path)
 
+    @property
+    def known(self) -> int:
+        """Number of vectors that are there."""
+        return int(np.isfinite(self.values[:, 0]).sum())
+
     def add(self, batch: int, rows: np.ndarray, values: np.ndarray, failed: dict[int, str]) -> None:
         """Take in a finished batch; every few seconds what is new is written."""
         self.values[rows] = values
@@ -104,6 +109,21 @@ class Partial:
         self.done |= set(batches)
 
 
+def _check_room(store: Path, n: int, dim: int, known: int) -> None:
+    """Refuse to begin what the disk has no room for: partial results of what is left, and the table beside them."""
+    needed = 4 * dim * (n - known + n)
+    free = shutil.disk_usage(store.parent).free
+    if needed > free:
+        raise HisDiffError(
+            f"up to {_size(needed)} are needed on the disk of {store} ({dim} numbers for each of {n} spots, partial results and "
+            f"the table), and {_size(free)} are free; make room, or ask for less: fewer genes, fewer kept samples"
+        )
+
+
+def _size(n_bytes: int) -> str:
+    return f"{n_bytes / 2**30:.2f} GiB"
+
+
 @contextmanager
 def partial_results(store: Path | None, name: str, key: str, n: int, dim: int) -> Iterator[Partial]:
     """Partial results of the table `name` of a store, those of an interrupted call included if its `key` was the same.
@@ -126,6 +146,7 @@ def partial_results(store: Path | None, name: str, key: str, n: int, dim: int) -
         ) from error
     try:
         partial = Partial(folder, n, dim)
+        _check_room(store, n, dim, partial.known)
         try:
             yield partial
         except BaseException:

@@ -16,10 +16,9 @@ from hisdiff_sd._provenance import provenance
 from hisdiff_sd._shapes import slide_shapes
 from hisdiff_sd.io._store import check_writable, write_table
 from hisdiff_sd.pp._partial import partial_results
+from hisdiff_sd.tl._draws import Draws, check_draws
 from hisdiff_sd.tl._model_inputs import check_slide, model_inputs, resolve_model
 from hisdiff_sd.tl._prediction_run import (
-    DEFAULT_STEPS,
-    check_draws,
     fill,
     is_done,
     lay_out,
@@ -47,6 +46,7 @@ def exceedance(
     shapes_key: str | None = None,
     genes: Sequence[str] | None = None,
     n_samples: int = 100,
+    sampler: str | None = None,
     steps: int | None = None,
     seed: int = 0,
     device: str = "auto",
@@ -75,8 +75,8 @@ def exceedance(
         Genes of the model's panel; by default those that `thresholds` names, or all.
     n_samples
         Samples per spot: probabilities are multiples of 1 / n_samples. Those of a flow come in pairs, so even numbers are best.
-    steps
-        Evaluations of the network per sample; as in `hd.tl.predict`.
+    sampler, steps
+        Of the published process, which sampler; evaluations of the network per sample. As in `hd.tl.predict`.
     seed
         Of the noise. The samples are those of `hd.tl.predict` with this seed.
     device
@@ -107,18 +107,18 @@ def exceedance(
     >>> hd.tl.exceedance(sdata, model, {"ERBB2": 3.0})  # doctest: +SKIP
     >>> certain = sdata["hisdiff_exceedance"].to_df()["ERBB2"] >= 0.9  # doctest: +SKIP
     """
-    check_draws(n_samples, steps)
+    check_draws(n_samples, sampler=sampler, steps=steps)
     if key_added is not None:
         _table_there(sdata, key_added)
     bundle = resolve_model(model)
-    steps = DEFAULT_STEPS[bundle.process] if steps is None else steps
+    draws = Draws.of(bundle.process, n_samples, sampler=sampler, steps=steps, seed=seed)
     summary = _above(bundle, thresholds, genes)
     where = resolve_device(device)
     shapes_key = lay_out(sdata, bundle, shapes_key, None)
     name = key_added or _default_name(shapes_key)
     there = _table_there(sdata, name)
     check_slide(sdata, bundle, shapes_key)
-    record = prediction_record(sdata, bundle, shapes_key, steps, n_samples, seed)
+    record = prediction_record(sdata, bundle, shapes_key, draws)
     record |= provenance(kind=_KIND, thresholds=json.dumps(summary.thresholds.tolist()))
     wanted = [bundle.genes[g] for g in summary.genes]
     if there is not None and not overwrite and is_done(there, record, name, wanted, sdata):
@@ -126,9 +126,10 @@ def exceedance(
     check_writable(sdata)
     slide = model_inputs(sdata, bundle, shapes_key=shapes_key, weights=weights, device=device)
     store = Path(str(sdata.path)) if sdata.is_backed() else None
-    with partial_results(store, name, partial_key(record, slide, summary, where), slide.n, summary.width) as partial:
-        how = {"n_samples": n_samples, "steps": steps, "seed": seed}
-        fill(partial, bundle, slide, summary, **how, device=where, batch_size=None)
+    with partial_results(
+        store, name, partial_key(record, slide, summary, draws, where), slide.n, summary.width
+    ) as partial:
+        fill(partial, bundle, slide, summary, draws, where)
         record["failed_tiles"] = slide_shapes(sdata, shapes_key).n - slide.n
         record["genes"] = "" if len(wanted) == len(bundle.genes) else json.dumps(wanted)
         table = prediction_table(partial.values, summary, slide, bundle, sdata, shapes_key, record)

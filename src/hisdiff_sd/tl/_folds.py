@@ -11,13 +11,14 @@ import numpy as np
 import pandas as pd
 
 from hisdiff_sd.tl import _calibrate
+from hisdiff_sd.tl._draws import FLOW, Draws
 from hisdiff_sd.tl._fit import Recipe, Settings, Task, fit_recipe
 from hisdiff_sd.tl._gather import TrainingSlides
 from hisdiff_sd.tl._presets import Preset
 
 # A prediction of a left-out slide is the mean of so many samples of so many steps. More steps change the PCC of such a mean
 # less than other noise does (on three real slides), and would take a quarter of the training's time.
-SAMPLES, STEPS = 8, 20
+SAMPLES = 8
 
 
 @dataclass(frozen=True)
@@ -88,10 +89,17 @@ def _fold(data: TrainingSlides, left_out: int, settings: Settings, work: Path) -
         return Fold(pd.read_csv(done), stored["predicted"], float(stored["temperature"]))
 
 
+def judging_draws(settings: Settings) -> Draws:
+    """The samples of a left-out slide that genes, and the spread of a flow, are judged by."""
+    if settings.preset.process == FLOW:
+        return Draws.of(FLOW, _calibrate.SAMPLES, steps=_calibrate.STEPS, seed=settings.seed)
+    return Draws.of(settings.preset.process, SAMPLES, seed=settings.seed)
+
+
 def _predict(data: TrainingSlides, left_out: int, recipe: Recipe, settings: Settings) -> tuple[np.ndarray, float]:
     """(n, G) mean prediction of the slide that a model was trained without, and the temperature that suits it."""
     from hisdiff_sd.model import HisDiff, ModelConfig
-    from hisdiff_sd.tl._sample import Draws, draw_residuals, sample_slide
+    from hisdiff_sd.tl._sample import draw_residuals, sample_slide
 
     model = HisDiff(
         recipe.network,
@@ -99,12 +107,10 @@ def _predict(data: TrainingSlides, left_out: int, recipe: Recipe, settings: Sett
         recipe.scalers,
         residual=recipe.residual,
     )
-    slide = data.inputs[left_out]
+    slide, draws = data.inputs[left_out], judging_draws(settings)
     if recipe.residual is None:
-        samples = sample_slide(model, slide, n_samples=SAMPLES, steps=STEPS, seed=settings.seed, device=settings.device)
-        return samples.mean(0), 1.0
+        return sample_slide(model, slide, draws, settings.device).mean(0), 1.0
     base = model.condition(slide, settings.device)
-    draws = Draws(_calibrate.SAMPLES, _calibrate.STEPS, settings.seed, batch_size=64)
     drawn = draw_residuals(model, slide, np.arange(slide.n), base, draws)
     predicted = base.cpu().numpy()
     temperature = _calibrate.fit_temperature(predicted, drawn, data.truth[left_out].y)

@@ -4,7 +4,7 @@ import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -14,10 +14,9 @@ from hisdiff_sd._errors import HisDiffError
 from hisdiff_sd._shapes import slide_shapes
 from hisdiff_sd.io._store import check_writable, write_table
 from hisdiff_sd.pp._partial import partial_results
+from hisdiff_sd.tl._draws import Draws, check_draws
 from hisdiff_sd.tl._model_inputs import check_slide, model_inputs, resolve_model
 from hisdiff_sd.tl._prediction_run import (
-    DEFAULT_STEPS,
-    check_draws,
     fill,
     is_done,
     lay_out,
@@ -26,7 +25,7 @@ from hisdiff_sd.tl._prediction_run import (
     prediction_record,
     table_there,
 )
-from hisdiff_sd.tl._prediction_table import FEWEST_FOR_TAILS, Summary, prediction_table
+from hisdiff_sd.tl._prediction_table import FEWEST_FOR_TAILS, Summary, check_kept, prediction_table
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -47,11 +46,14 @@ def predict(
     spacing_um: float | None = None,
     genes: Sequence[str] | None = None,
     n_samples: int = DEFAULT_SAMPLES,
+    sampler: str | None = None,
     steps: int | None = None,
     seed: int = 0,
+    keep_samples: int | None = None,
     weights: str | Path | None = None,
     device: str = "auto",
     batch_size: int | None = None,
+    precision: str = "auto",
     key_added: str | None = None,
     overwrite: bool = False,
 ) -> None:
@@ -79,17 +81,27 @@ def predict(
         Genes to keep, of the model's panel; all by default.
     n_samples
         Samples per spot. The mean of many is the best single guess; one alone looks like the tissue does.
+    sampler
+        For a model of the published process, ``"dpm++sde"`` by default; others are ``"ancestral"`` (as published),
+        ``"dpm++"``, ``"unipc"`` and ``"ddim"``: see `hisdiff_sd.nn.diffusion_sample` and the curve in docs/benchmarks.md. A flow
+        has its own, ``"flow"``.
     steps
-        Evaluations of the network per sample, 1 to 1000. By default 10 for a flow, and 50 steps of the ancestral sampler for
-        the published process (1000 as published).
+        Evaluations of the network per sample, 1 to 1000. By default 10 for a flow, 8 for ``"dpm++sde"``, and 1000, as
+        published, for ``"ancestral"``.
     seed
         Of the noise, which is drawn per spot and sample: results do not depend on batch size or order.
+    keep_samples
+        How many of the samples are kept, as layers ``sample_0``, ``sample_1`` and so on; by default one, and none above 20,000
+        spots.
     weights
         Local weight file of the encoder, as in `hd.pp.embed`.
     device
         Torch device; ``"auto"`` takes a GPU where there is one.
     batch_size
         Spots x samples that are denoised together; chosen by itself.
+    precision
+        That the published network computes in: ``"auto"`` is bf16 on GPUs that have it, else fp32; or ``"fp32"``, ``"bf16"``,
+        ``"fp16"``.
     key_added
         Name of the table; ``"hisdiff"`` on spots and ``"hisdiff_<shapes>"`` on others by default.
     overwrite
@@ -99,8 +111,8 @@ def predict(
     -------
     None. Adds the table ``sdata["hisdiff"]``, or ``sdata["hisdiff_tiles_50um"]`` and the like: ``X`` float32 (n_spots,
     n_genes), the mean over the samples on the model's target scale; layers ``std``, ``q50``, ``q05`` and ``q95`` (of 19
-    samples or more, at Weibull positions), and ``sample_0``, one honest draw. Above 20,000 spots layers are float16 and no
-    sample is kept.
+    samples or more, at Weibull positions), and ``sample_0``, one honest draw, or as many as are asked for. Above 20,000 spots
+    layers are float16.
 
     If the model knows its training slides: ``obs["ood"]``, how far a spot is from them (above 1 it is farther than 99% of
     the spots of a left-out training slide), ``obs["trusted"]``, and ``var["reliable"]``, whether a gene was predicted on
@@ -110,44 +122,38 @@ def predict(
     ------
     HisDiffError
         If there is no model, a gene is not in its panel, the slide has no tissue, its embeddings do not fit those of the
-        store, or a prediction of another provenance is in the way.
+        store, a prediction of another provenance is in the way, or the disk has too little room for it.
     """
-    check_draws(n_samples, steps)
-    if batch_size is not None and batch_size < 1:
-        raise HisDiffError(f"batch_size={batch_size} denoises nothing; leave it out to have it chosen")
+    how: dict[str, Any] = {"sampler": sampler, "steps": steps, "batch_size": batch_size, "precision": precision}
+    check_draws(n_samples, **how)
+    check_kept(keep_samples, n_samples)
     if spacing_um is not None and not (np.isfinite(spacing_um) and spacing_um > 0):
         raise HisDiffError(f"spacing_um={spacing_um} is no distance; give um, such as 100")
     if key_added is not None:
         _prediction_there(sdata, key_added)
     bundle = resolve_model(model)
-    steps = DEFAULT_STEPS[bundle.process] if steps is None else steps
+    draws = Draws.of(bundle.process, n_samples, seed=seed, **how)
     kept = panel_columns(bundle, genes)
     where = resolve_device(device)
     shapes_key = lay_out(sdata, bundle, shapes_key, spacing_um)
     name = key_added or keys.prediction_key(shapes_key)
     there = _prediction_there(sdata, name)
     check_slide(sdata, bundle, shapes_key)
-    record = prediction_record(sdata, bundle, shapes_key, steps, n_samples, seed)
+    record = prediction_record(sdata, bundle, shapes_key, draws)
+    if keep_samples is not None:
+        record["kept_samples"] = keep_samples
     if there is not None and not overwrite and is_done(there, record, name, [bundle.genes[g] for g in kept], sdata):
         return
     check_writable(sdata)
     slide = model_inputs(sdata, bundle, shapes_key=shapes_key, weights=weights, device=device)
     if n_samples < FEWEST_FOR_TAILS:
         logger.warning("%d samples are too few for 5%% and 95%% quantiles: q05 and q95 are left out", n_samples)
-    summary = Summary.for_spots(slide.n, n_samples, kept)
+    summary = Summary.for_spots(slide.n, n_samples, kept, keep_samples)
     store = Path(str(sdata.path)) if sdata.is_backed() else None
-    with partial_results(store, name, partial_key(record, slide, summary, where), slide.n, summary.width) as partial:
-        fill(
-            partial,
-            bundle,
-            slide,
-            summary,
-            n_samples=n_samples,
-            steps=steps,
-            seed=seed,
-            device=where,
-            batch_size=batch_size,
-        )
+    with partial_results(
+        store, name, partial_key(record, slide, summary, draws, where), slide.n, summary.width
+    ) as partial:
+        fill(partial, bundle, slide, summary, draws, where)
         record["failed_tiles"] = slide_shapes(sdata, shapes_key).n - slide.n
         record["genes"] = "" if genes is None else json.dumps(list(dict.fromkeys(genes)))
         table = prediction_table(partial.values, summary, slide, bundle, sdata, shapes_key, record)

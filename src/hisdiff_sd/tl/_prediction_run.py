@@ -18,11 +18,11 @@ from hisdiff_sd._progress import Estimate, progress
 from hisdiff_sd._provenance import check_provenance, failed_tiles, get_provenance, provenance
 from hisdiff_sd._shapes import slide_shapes
 from hisdiff_sd.io._store import check_table_name, check_writable, slide_attrs
-from hisdiff_sd.nn import spaced_timesteps
 from hisdiff_sd.pp._partial import Partial
 from hisdiff_sd.pp._tile import tile
 from hisdiff_sd.pp._tissue import tissue
 from hisdiff_sd.tiles import TileProtocol
+from hisdiff_sd.tl._draws import Draws
 from hisdiff_sd.tl._prediction_table import Summary
 
 if TYPE_CHECKING:
@@ -34,16 +34,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("hisdiff_sd")
 
-DEFAULT_STEPS = {"ddpm": 50, "flow": 10}
 _BLOCK = 256  # spots whose samples are held at once
-
-
-def check_draws(n_samples: int, steps: int | None) -> None:
-    """Refuse numbers of samples and of steps that cannot be, before any work is done."""
-    if n_samples < 1:
-        raise HisDiffError(f"n_samples={n_samples} draws nothing; 1 or more are needed")
-    if steps is not None:
-        spaced_timesteps(steps)
 
 
 def table_there(sdata: SpatialData, name: str, kind: str, refusal: str) -> AnnData | None:
@@ -93,9 +84,7 @@ def lay_out(sdata: SpatialData, model: HisDiff, shapes_key: str | None, spacing_
     return name
 
 
-def prediction_record(
-    sdata: SpatialData, model: HisDiff, shapes_key: str, steps: int, n_samples: int, seed: int
-) -> dict[str, Any]:
+def prediction_record(sdata: SpatialData, model: HisDiff, shapes_key: str, draws: Draws) -> dict[str, Any]:
     """How a prediction is made, as far as that changes it."""
     attrs, config = slide_attrs(sdata), model.config
     shapes = slide_shapes(sdata, shapes_key)
@@ -109,10 +98,10 @@ def prediction_record(
         encoder_hash=config.encoder_hash,
         **TileProtocol.parse(config.tile).record(shapes.diameter_px, attrs["mpp"]),
         **shapes.record(),
-        sampler="ancestral" if model.process == "ddpm" else "flow",
-        steps=steps,
-        samples=n_samples,
-        seed=seed,
+        sampler=draws.sampler,
+        steps=draws.steps,
+        samples=draws.n_samples,
+        seed=draws.seed,
     )
 
 
@@ -138,12 +127,8 @@ def fill(
     model: HisDiff,
     slide: SlideInputs,
     summary: Summary,
-    *,
-    n_samples: int,
-    steps: int,
-    seed: int,
+    draws: Draws,
     device: torch.device,
-    batch_size: int | None,
 ) -> None:
     """Sample the spots that are not done yet, some after others, and keep the summary of their samples."""
     from hisdiff_sd.tl._sample import sample_blocks
@@ -154,16 +139,7 @@ def fill(
     if left < slide.n:
         logger.info("%s: %d of %d spots were predicted before; going on", slide.name, slide.n - left, slide.n)
     estimate = Estimate(f"predicting {slide.name}", left, slide.n * summary.width * np.dtype(summary.dtype).itemsize)
-    drawn = sample_blocks(
-        model,
-        slide,
-        [blocks[i] for i in todo],
-        n_samples=n_samples,
-        steps=steps,
-        seed=seed,
-        device=device,
-        batch_size=batch_size,
-    )
+    drawn = sample_blocks(model, slide, [blocks[i] for i in todo], draws, device)
     with progress(f"predicting {slide.name}", slide.n) as advance:
         advance(slide.n - left)
         for i, samples in zip(todo, drawn, strict=True):
@@ -176,9 +152,11 @@ def fill(
             estimate.done(len(blocks[i]))
 
 
-def partial_key(record: dict[str, Any], slide: SlideInputs, summary: Summary, device: torch.device) -> str:
+def partial_key(
+    record: dict[str, Any], slide: SlideInputs, summary: Summary, draws: Draws, device: torch.device
+) -> str:
     """What partial results must share to be continued."""
-    shape = [summary.genes.tolist(), summary.layers, _BLOCK]
+    shape = [summary.genes.tolist(), summary.layers, _BLOCK, draws.precision]
     digest = hashlib.sha256(json.dumps([record, str(device), *shape]).encode())
     digest.update("|".join(map(str, slide.index)).encode() + slide.xy.tobytes() + slide.embedding.tobytes())
     return digest.hexdigest()[:16]

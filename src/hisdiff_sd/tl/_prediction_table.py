@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from hisdiff_sd import _keys as keys
+from hisdiff_sd._errors import HisDiffError
 from hisdiff_sd._inputs import SlideInputs
 from hisdiff_sd._provenance import provenance, set_provenance
 from hisdiff_sd._shapes import slide_shapes
@@ -23,6 +24,12 @@ if TYPE_CHECKING:
 
 FEWEST_FOR_TAILS = 19
 _MANY_SPOTS = 20_000
+
+
+def check_kept(keep: int | None, n_samples: int) -> None:
+    """Refuse to keep more samples than are drawn."""
+    if keep is not None and not 0 <= keep <= n_samples:
+        raise HisDiffError(f"keep_samples={keep} of n_samples={n_samples} cannot be kept; give 0 to {n_samples}")
 
 
 @dataclass(frozen=True)
@@ -44,11 +51,13 @@ class Summary:
     dtype: type
 
     @classmethod
-    def for_spots(cls, n_spots: int, n_samples: int, genes: np.ndarray) -> Summary:
-        """What is kept of so many samples of so many spots."""
+    def for_spots(cls, n_spots: int, n_samples: int, genes: np.ndarray, keep: int | None = None) -> Summary:
+        """What is kept of so many samples of so many spots: summaries, and `keep` of the samples themselves."""
         many = n_spots > _MANY_SPOTS
         tails = ("q05", "q95") if n_samples >= FEWEST_FOR_TAILS else ()
-        return cls(genes, ("std", "q50", *tails, *(() if many else ("sample_0",))), np.float16 if many else np.float32)
+        kept = (0 if many else 1) if keep is None else keep
+        samples = tuple(f"sample_{k}" for k in range(kept))
+        return cls(genes, ("std", "q50", *tails, *samples), np.float16 if many else np.float32)
 
     @property
     def width(self) -> int:
@@ -61,8 +70,7 @@ class Summary:
         figures = [samples.mean(0, dtype=np.float64), samples.std(0, ddof=1 if len(samples) > 1 else 0)]
         levels = [int(name[1:]) / 100 for name in self.layers if name.startswith("q")]
         figures += list(np.quantile(samples, levels, axis=0, method="weibull"))
-        if "sample_0" in self.layers:
-            figures.append(samples[0])
+        figures += list(samples[: sum(name.startswith("sample_") for name in self.layers)])
         return np.concatenate(figures, axis=1).astype(np.float32)
 
 

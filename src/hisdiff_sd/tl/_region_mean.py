@@ -16,9 +16,9 @@ from hisdiff_sd._inputs import SlideInputs
 from hisdiff_sd._progress import progress
 from hisdiff_sd._targets import from_target
 from hisdiff_sd.metrics._calibration import central_interval
-from hisdiff_sd.nn import spaced_timesteps
+from hisdiff_sd.tl._draws import Draws, check_draws
 from hisdiff_sd.tl._model_inputs import check_slide, model_inputs, resolve_model
-from hisdiff_sd.tl._prediction_run import DEFAULT_STEPS, lay_out, panel_columns
+from hisdiff_sd.tl._prediction_run import lay_out, panel_columns
 from hisdiff_sd.tl._spot_regions import Regions, region_outlines, spot_regions
 
 if TYPE_CHECKING:
@@ -45,6 +45,7 @@ def region_mean(
     level: float = 0.9,
     space: str = "counts",
     n_samples: int = 100,
+    sampler: str | None = None,
     steps: int | None = None,
     seed: int = 0,
     device: str = "auto",
@@ -79,8 +80,8 @@ def region_mean(
         ``"target"``: the mean on the target scale, which is that of logarithms, and no logarithm of a mean.
     n_samples
         Joint samples of the slide; 19 or more for a level of 0.9, 39 for 0.95, 199 for 0.99.
-    steps
-        Evaluations of the network per sample; as in `hd.tl.predict`.
+    sampler, steps
+        Of the published process, which sampler; evaluations of the network per sample. As in `hd.tl.predict`.
     seed
         Of the noise. The samples are those of `hd.tl.predict` with this seed.
     device
@@ -115,9 +116,9 @@ def region_mean(
         raise HisDiffError("no regions given: pass regions=, labels of the spots (a column, a Series) or polygons")
     check_one_of(space, _SPACES, "space")
     _check_level(level, n_samples)
-    if steps is not None:
-        spaced_timesteps(steps)  # refuses a number of steps before any work is done
+    check_draws(n_samples, sampler=sampler, steps=steps)
     bundle = resolve_model(model)
+    draws = Draws.of(bundle.process, n_samples, sampler=sampler, steps=steps, seed=seed)
     kept = panel_columns(bundle, genes)
     where = resolve_device(device)
     outlines = region_outlines(sdata, regions)
@@ -135,17 +136,7 @@ def region_mean(
         )
     slide = model_inputs(sdata, bundle, shapes_key=shapes_key, weights=weights, device=device)
     found = found.at(slide.index).check("none of their tiles could be read")
-    means = _means(
-        bundle,
-        slide,
-        found,
-        kept,
-        space=space,
-        n_samples=n_samples,
-        steps=DEFAULT_STEPS[bundle.process] if steps is None else steps,
-        seed=seed,
-        device=where,
-    )
+    means = _means(bundle, slide, found, kept, draws, space=space, device=where)
     low, high = central_interval(means, level)
     rows = _rows(found, [bundle.genes[g] for g in kept])
     rows |= {"mean": means.mean(0).ravel(), "low": low.ravel(), "high": high.ravel()}
@@ -172,23 +163,19 @@ def _means(
     slide: SlideInputs,
     regions: Regions,
     genes: np.ndarray,
+    draws: Draws,
     *,
     space: str,
-    n_samples: int,
-    steps: int,
-    seed: int,
     device: torch.device,
 ) -> np.ndarray:
     """(n_samples, n_regions, n_genes) means of the regions in every sample; of the spots a few are held at a time."""
     from hisdiff_sd.tl._sample import sample_blocks
 
     spots = np.flatnonzero(regions.member.sum(axis=0))
-    size = min(_MOST_SPOTS, max(1, _MOST_VALUES // (n_samples * len(model.genes))))
+    size = min(_MOST_SPOTS, max(1, _MOST_VALUES // (draws.n_samples * len(model.genes))))
     blocks = [spots[start : start + size] for start in range(0, len(spots), size)]
-    drawn: Iterable[np.ndarray] = sample_blocks(
-        model, slide, blocks, n_samples=n_samples, steps=steps, seed=seed, device=device
-    )
-    total = np.zeros((n_samples, len(regions.names), len(genes)))
+    drawn: Iterable[np.ndarray] = sample_blocks(model, slide, blocks, draws, device)
+    total = np.zeros((draws.n_samples, len(regions.names), len(genes)))
     with progress(f"sampling {slide.name}", len(spots)) as advance:
         for block, samples in zip(blocks, drawn, strict=True):
             member = regions.member[:, block]

@@ -16,6 +16,7 @@ import numpy as np
 
 from hisdiff_sd._errors import check_one_of
 from hisdiff_sd._inputs import Measured, SlideInputs
+from hisdiff_sd.tl._draws import Draws
 from hisdiff_sd.tl._presets import PRESETS
 from hisdiff_sd.tl._row import FitContext, Fitted, row_settings
 
@@ -100,8 +101,7 @@ class _Model:
     device: torch.device
 
     def samples(self, slide: SlideInputs, n_samples: int, seed: int) -> np.ndarray:
-        from hisdiff_sd.tl._prediction_run import DEFAULT_STEPS
         from hisdiff_sd.tl._sample import sample_slide
 
-        steps = DEFAULT_STEPS[self.model.process] if self.steps is None else self.steps
-        return sample_slide(self.model, slide, n_samples=n_samples, steps=steps, seed=seed, device=self.device)
+        draws = Draws.of(self.model.process, n_samples, steps=self.steps, seed=seed)
+        return sample_slide(self.model, slide, draws, self.device)

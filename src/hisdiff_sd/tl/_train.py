@@ -21,16 +21,8 @@ from hisdiff_sd._device import resolve_device
 from hisdiff_sd._errors import HisDiffError, check_one_of
 from hisdiff_sd._targets import TARGETS, Target
 from hisdiff_sd._trust import OutOfDistribution, Trust
-from hisdiff_sd.tl import _calibrate
 from hisdiff_sd.tl._fit import Settings, Task, fit_recipe
-from hisdiff_sd.tl._folds import (
-    SAMPLES,
-    STEPS,
-    Fold,
-    best_length,
-    leave_out_each,
-    length_is_judged,
-)
+from hisdiff_sd.tl._folds import Fold, best_length, judging_draws, leave_out_each, length_is_judged
 from hisdiff_sd.tl._gather import TrainingSlides, gather
 from hisdiff_sd.tl._presets import PRESETS
 from hisdiff_sd.tl._reliability import judge_genes
@@ -199,9 +191,9 @@ def _trust(data: TrainingSlides, folds: Sequence[Fold], settings: Settings) -> T
         logger.warning("no slide was left out in training: which genes are reliable is not known")
         return Trust(ood)
     predicted = [f.predicted for f in folds]
-    flow = settings.preset.process == "flow"
-    samples, steps = (_calibrate.SAMPLES, _calibrate.STEPS) if flow else (SAMPLES, STEPS)
-    genes = judge_genes(data.inputs, data.truth, predicted, samples=samples, steps=steps, seed=settings.seed)
+    draws = judging_draws(settings)
+    how = {"samples": draws.n_samples, "steps": draws.steps, "seed": draws.seed}
+    genes = judge_genes(data.inputs, data.truth, predicted, **how)
     return Trust(ood, genes)
 
 
