@@ -1,4 +1,4 @@
-"""A flow model whose samples have a known distribution, and slides that are no more than arrays."""
+"""A flow model whose samples have a known distribution, slides of arrays, and a prediction on a grid that is known."""
 
 from __future__ import annotations
 
@@ -7,12 +7,18 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pandas as pd
 import pytest
+from anndata import AnnData
+from spatialdata import SpatialData
 
 import hisdiff_sd as hd
 from hisdiff_sd._base import KernelRegression
 from hisdiff_sd._inputs import Measured, SlideInputs
 from hisdiff_sd._noise import SharedNoise
+from hisdiff_sd._provenance import set_provenance
 from hisdiff_sd._residual import Residual
+from hisdiff_sd._shapes import slide_shapes
+from hisdiff_sd.io._slide import dress_table, parse_table
+from hisdiff_sd.io._store import write_table
 from hisdiff_sd.model import ModelConfig, Scalers
 from hisdiff_sd.nn import FlowNetwork
 from hisdiff_sd.tiles import nearest
@@ -81,3 +87,39 @@ class ArraySlides:
 def arrays() -> ArraySlides:
     """Slides of arrays, by seed."""
     return ArraySlides()
+
+
+@pytest.fixture
+def slide(open_store) -> SpatialData:
+    sdata = open_store("S3")
+    hd.pp.tissue(sdata)
+    return sdata
+
+
+@pytest.fixture
+def add_map() -> Callable[..., str]:
+    """Lay a grid on a slide, and add a prediction on it."""
+    return _add_map
+
+
+def _add_map(
+    sdata: SpatialData,
+    spacing: float,
+    grid: str = "square",
+    name: str | None = None,
+    shapes_key: str | None = "tissue",
+) -> str:
+    """A prediction whose gene X is the x of each tile and Y its y, in level-0 px."""
+    hd.pp.tile(sdata, spacing, grid=grid, shapes_key=shapes_key)
+    key = f"tiles_{spacing:g}um"
+    shapes = slide_shapes(sdata, key)
+    table = AnnData(
+        shapes.xy.astype(np.float32),
+        obs=pd.DataFrame(index=shapes.index),
+        var=pd.DataFrame(index=["X", "Y"]),
+        layers={"std": np.full((shapes.n, 2), 0.5, np.float16)},
+    )
+    dress_table(table, key, shapes.xy, {})
+    set_provenance(table, {"kind": "prediction"})
+    write_table(sdata, name or f"hisdiff_{key}", parse_table(table, key))
+    return name or f"hisdiff_{key}"

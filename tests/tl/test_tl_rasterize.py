@@ -5,54 +5,17 @@ from __future__ import annotations
 import shutil
 
 import numpy as np
-import pandas as pd
 import pytest
 import spatialdata
-from anndata import AnnData
 from scipy.sparse import csr_matrix
-from spatialdata import SpatialData
 from spatialdata.transformations import get_transformation
 
 import hisdiff_sd as hd
 from hisdiff_sd._errors import HisDiffError
-from hisdiff_sd._provenance import set_provenance
-from hisdiff_sd._shapes import slide_shapes
-from hisdiff_sd.io._slide import dress_table, parse_table
-from hisdiff_sd.io._store import write_table
-
-
-def add_map(
-    sdata: SpatialData,
-    spacing: float,
-    grid: str = "square",
-    name: str | None = None,
-    shapes_key: str | None = "tissue",
-) -> str:
-    """A prediction whose gene X is the x of each tile and Y its y, in level-0 px."""
-    hd.pp.tile(sdata, spacing, grid=grid, shapes_key=shapes_key)
-    key = f"tiles_{spacing:g}um"
-    shapes = slide_shapes(sdata, key)
-    table = AnnData(
-        shapes.xy.astype(np.float32),
-        obs=pd.DataFrame(index=shapes.index),
-        var=pd.DataFrame(index=["X", "Y"]),
-        layers={"std": np.full((shapes.n, 2), 0.5, np.float16)},
-    )
-    dress_table(table, key, shapes.xy, {})
-    set_provenance(table, {"kind": "prediction"})
-    write_table(sdata, name or f"hisdiff_{key}", parse_table(table, key))
-    return name or f"hisdiff_{key}"
-
-
-@pytest.fixture
-def slide(open_store) -> SpatialData:
-    sdata = open_store("S3")
-    hd.pp.tissue(sdata)
-    return sdata
 
 
 @pytest.mark.parametrize(("grid", "spacing"), [("square", 100), ("square", 37.5), ("hexagonal", 100)])
-def test_a_pixel_shows_the_tile_it_lies_on(slide, grid, spacing):
+def test_a_pixel_shows_the_tile_it_lies_on(slide, grid, spacing, add_map):
     key = add_map(slide, spacing, grid)
     hd.tl.rasterize(slide)
     image = slide[f"{key}_raster"]
@@ -75,7 +38,7 @@ def test_a_pixel_shows_the_tile_it_lies_on(slide, grid, spacing):
     np.testing.assert_allclose(in_um[:2], matrix[:2] * 1.1)
 
 
-def test_genes_and_layers_can_be_chosen(slide):
+def test_genes_and_layers_can_be_chosen(slide, add_map):
     key = add_map(slide, 150)
     hd.tl.rasterize(slide, ["Y"], layer="std", key=key)
     image = slide[f"{key}_std_raster"]
@@ -84,7 +47,7 @@ def test_genes_and_layers_can_be_chosen(slide):
 
 
 @pytest.mark.parametrize("system", ["global", "microns"])
-def test_the_image_covers_the_tiles_and_no_more(slide, system):
+def test_the_image_covers_the_tiles_and_no_more(slide, system, add_map):
     key = add_map(slide, 60)
     hd.tl.rasterize(slide)
     of_image = spatialdata.get_extent(slide[f"{key}_raster"], coordinate_system=system)
@@ -104,7 +67,7 @@ def test_the_image_covers_the_tiles_and_no_more(slide, system):
     np.testing.assert_array_equal(part.to_numpy(), slide[f"{key}_raster"].to_numpy()[:, 1:4, 2:6])
 
 
-def test_any_table_on_a_grid_can_be_drawn(slide):
+def test_any_table_on_a_grid_can_be_drawn(slide, add_map):
     add_map(slide, 150, name="mine")
     hd.tl.rasterize(slide)  # a prediction, whatever its name
     slide["counts"] = slide["mine"].copy()
@@ -114,7 +77,7 @@ def test_any_table_on_a_grid_can_be_drawn(slide):
     np.testing.assert_array_equal(slide["counts_raster"].to_numpy(), slide["mine_raster"].to_numpy())
 
 
-def test_tiles_without_a_value_are_empty(slide):
+def test_tiles_without_a_value_are_empty(slide, add_map):
     """Tiles whose image could not be read have no row; rows are joined by name."""
     key = add_map(slide, 150)
     hd.tl.rasterize(slide)
@@ -128,7 +91,7 @@ def test_tiles_without_a_value_are_empty(slide):
     assert np.isfinite(whole).sum() - shown.sum() == 2 * 5
 
 
-def test_a_channel_is_read_alone(stores, tmp_path):
+def test_a_channel_is_read_alone(stores, tmp_path, add_map):
     shutil.copytree(stores["S3"], tmp_path / "S3.zarr")
     sdata = spatialdata.read_zarr(tmp_path / "S3.zarr")
     key = add_map(sdata, 200, shapes_key=None)
@@ -137,7 +100,7 @@ def test_a_channel_is_read_alone(stores, tmp_path):
     assert image.data.chunksize == (1, *image.shape[1:])
 
 
-def test_spatialdata_plot_draws_it_over_the_slide(slide):
+def test_spatialdata_plot_draws_it_over_the_slide(slide, add_map):
     import matplotlib.pyplot as plt
     import spatialdata_plot  # noqa: F401  (registers .pl)
 
@@ -160,7 +123,7 @@ def test_spatialdata_plot_draws_it_over_the_slide(slide):
     plt.close("all")
 
 
-def test_the_image_is_in_the_store(stores, tmp_path):
+def test_the_image_is_in_the_store(stores, tmp_path, add_map):
     shutil.copytree(stores["S3"], tmp_path / "S3.zarr")
     sdata = spatialdata.read_zarr(tmp_path / "S3.zarr")
     hd.pp.tissue(sdata)
@@ -175,7 +138,7 @@ def test_the_image_is_in_the_store(stores, tmp_path):
     assert spatialdata.read_zarr(tmp_path / "S3.zarr")[f"{key}_raster"].shape[0] == 1
 
 
-def test_what_cannot_be_drawn_is_refused(slide, predicted):
+def test_what_cannot_be_drawn_is_refused(slide, predicted, add_map):
     with pytest.raises(HisDiffError, match=r"no prediction on a grid.*spacing_um"):
         hd.tl.rasterize(predicted)
     first, second = add_map(slide, 200), add_map(slide, 300)

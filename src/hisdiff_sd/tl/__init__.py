@@ -7,6 +7,7 @@ from hisdiff_sd.tl._exceedance import exceedance
 from hisdiff_sd.tl._hest_benchmark import hest_benchmark
 from hisdiff_sd.tl._predict import predict
 from hisdiff_sd.tl._rasterize import rasterize
+from hisdiff_sd.tl._read_map import read_map
 from hisdiff_sd.tl._region_mean import region_mean
 from hisdiff_sd.tl._row import Row, Shuffled
 from hisdiff_sd.tl._rows_hisdiff import HisDiffRow
@@ -18,6 +19,7 @@ __all__ = [
     "exceedance",
     "region_mean",
     "rasterize",
+    "read_map",
     "evaluate",
     "cross_validate",
     "CrossValidation",

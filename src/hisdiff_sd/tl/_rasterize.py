@@ -5,14 +5,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from hisdiff_sd._data import check_tiles, rows_of
-from hisdiff_sd._errors import HisDiffError, check_one_of
-from hisdiff_sd._provenance import get_provenance
-from hisdiff_sd._shapes import GRID, Shapes, slide_shapes
+from hisdiff_sd._errors import HisDiffError
+from hisdiff_sd._shapes import Shapes
 from hisdiff_sd.io._store import check_image_name, check_writable, slide_attrs, write_image
+from hisdiff_sd.tl._on_grid import on_grid
 
 if TYPE_CHECKING:
-    from anndata import AnnData
     from spatialdata import SpatialData
 
 _MOST_BYTES = 4 * 2**30
@@ -79,26 +77,18 @@ def rasterize(
     from spatialdata.transformations import Scale, Translation
     from spatialdata.transformations import Sequence as Steps
 
-    key = _table_on_a_grid(sdata, key)
-    table = sdata.tables[key]
-    names = _genes(table, genes, key)
-    if layer is not None:
-        check_one_of(layer, [name for name in table.layers if name is not None], f"layer in {key!r}")
+    found = on_grid(sdata, key, genes, layer)
+    key, names = found.key, found.genes
     name = key_added or "_".join([key, *([layer] if layer else []), "raster"])
     check_image_name(sdata, name)
     if name in sdata.images and not overwrite:
         raise HisDiffError(f"the slide has an image {name!r} already; give overwrite=True to replace it, or key_added=")
     check_writable(sdata)
-    shapes = slide_shapes(sdata, _region(sdata, key))
-    check_tiles(table, shapes, key)
-    rows = rows_of(table, shapes.index, key)
-    row_of_pixel, corner, side = _pixels(shapes)
+    row_of_pixel, corner, side = _pixels(found.shapes)
     if row_of_pixel.size * len(names) * 4 > _MOST_BYTES:
         raise HisDiffError(f"{len(names)} genes of {key!r} are too much for one image; give genes=, fewer at a time")
-    chosen = (table.X if layer is None else table.layers[layer])[:, table.var_names.get_indexer(names)]
-    values = np.asarray(chosen.todense() if hasattr(chosen, "todense") else chosen, np.float32)
-    row = np.where(row_of_pixel >= 0, rows[row_of_pixel], -1)
-    pixels = values.T[:, row]
+    row = np.where(row_of_pixel >= 0, found.rows[row_of_pixel], -1)
+    pixels = found.values().T[:, row]
     pixels[:, row < 0] = np.nan
     mpp = float(slide_attrs(sdata)["mpp"])
     onto = [Scale([side, side], axes=("x", "y")), Translation(corner, axes=("x", "y"))]
@@ -110,37 +100,6 @@ def rasterize(
     layout = {"dims": ("c", "y", "x"), "c_coords": names, "chunks": (1, *row.shape)}
     image = Image2DModel.parse(pixels, **layout, transformations=transformations)
     write_image(sdata, name, image, overwrite=overwrite)
-
-
-def _genes(table: AnnData, genes: Sequence[str] | None, key: str) -> list[str]:
-    """The genes that are drawn, each once."""
-    if genes is None:
-        return list(table.var_names)
-    if isinstance(genes, str) or not len(genes):
-        raise HisDiffError(f"genes={genes!r} is no list of genes; give some of {key!r}, or leave it out for all")
-    for gene in genes:
-        check_one_of(gene, table.var_names, f"gene in {key!r}")
-    return list(dict.fromkeys(genes))
-
-
-def _region(sdata: SpatialData, key: str) -> str:
-    """The element that a table annotates; empty if there is none, or several."""
-    region = sdata.tables[key].uns.get("spatialdata_attrs", {}).get("region", "")
-    return region if isinstance(region, str) else ""
-
-
-def _table_on_a_grid(sdata: SpatialData, key: str | None) -> str:
-    """Name of the table that is drawn: `key`, else the only prediction on a grid."""
-    regions = {name: _region(sdata, name) for name in sdata.tables}
-    on_grids = [name for name, region in regions.items() if region in sdata.shapes and GRID in sdata.shapes[region]]
-    if key is not None:
-        return check_one_of(key, on_grids, "table on a grid of tiles")
-    found = [name for name in on_grids if get_provenance(sdata.tables[name]).get("kind") == "prediction"]
-    if len(found) == 1:
-        return found[0]
-    if found:
-        raise HisDiffError(f"there are several predictions on grids; give key=, one of {', '.join(map(repr, found))}")
-    raise HisDiffError("there is no prediction on a grid; make one with hd.tl.predict(sdata, model, spacing_um=...)")
 
 
 def _pixels(shapes: Shapes) -> tuple[np.ndarray, np.ndarray, float]:
