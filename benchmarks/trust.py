@@ -2,7 +2,7 @@
 
     python benchmarks/trust.py --json FILE --figure PNG
 
-A small model is trained on three synthetic slides. A fourth one is predicted as it is, in the colours of another
+A model of the default preset is trained on three synthetic slides. A fourth one is predicted as it is, in the colours of another
 laboratory, out of focus in its left half, and with pen, folds and holes (bare glass where tissue was measured). Printed
 are the AUC of the score for tiles of which at least a quarter was painted against untouched tiles of the same slide, the
 share of tiles that is rejected, and the risk-coverage table: the mean squared error (target log2) of the tiles that are
@@ -48,7 +48,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, help="file to write the figures to")
     parser.add_argument("--figure", type=Path, help="file to draw the risk-coverage curves in")
-    parser.add_argument("--epochs", type=int, default=40)
+    parser.add_argument("--epochs", type=int, help="of the training; chosen by leaving slides out by default")
     parser.add_argument("--samples", type=int, default=8)
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
