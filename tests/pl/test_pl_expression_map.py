@@ -70,12 +70,13 @@ def test_squares_are_one_image_that_lies_on_them(bare, lay_tiles, add_prediction
         assert picture.get_alpha() < 0.8
 
 
-def test_the_slide_is_grey_under_tiles_and_coloured_under_spots(slide, lay_tiles, add_prediction):
+def test_the_slide_is_grey_under_tiles_and_pale_under_spots(slide, lay_tiles, add_prediction):
     add_prediction(slide, lay_tiles(slide))
     found = panels(hd.pl.expression(slide, "EPCAM"))
     for name, grey in (("measured", False), ("predicted", True), ("uncertainty", True)):
         image = np.asarray(found[name].images[0].get_array()).astype(int)
         assert bool(np.ptp(image, axis=2).max() == 0) is grey
+        assert bool(image.min() >= 128) is not grey
 
 
 def test_hexagons_are_drawn_as_they_are(bare, lay_tiles, add_prediction):

@@ -29,9 +29,9 @@ def expression(
 ) -> Figure:
     """Draw a gene on the H&E: measured, predicted, uncertainty.
 
-    Spots are circles, tiles squares of their true size. Where the tissue is unlike the training slides
-    (``obs["trusted"]`` is false) no prediction is shown: spots are hollow, tiles grey and hatched. The title says how well
-    the gene was predicted on left-out training slides.
+    Spots are circles on the pale slide, tiles squares of their true size on the grey one. Where the tissue is unlike the
+    training slides (``obs["trusted"]`` is false) no prediction is shown: spots are hollow, tiles grey and hatched. The title
+    says how well the gene was predicted on left-out training slides.
 
     Parameters
     ----------

@@ -138,8 +138,9 @@ def _show(axes: Axes, ground: Ground) -> None:
 
 
 def _draw(axes: Axes, panel: Panel, ground: Ground) -> None:
-    # under tiles the slide is grey: the colour of the stain would change that of the values
-    image = _grey(ground.image) if panel.marks.are_tiles else ground.image
+    # under tiles the slide is grey: the colour of the stain would change that of the values; under spots it is pale: dark
+    # ones would not be seen on dark tissue
+    image = _grey(ground.image) if panel.marks.are_tiles else _pale(ground.image)
     axes.imshow(image, extent=ground.extent, interpolation="antialiased")
     believed = np.ones(panel.marks.n, bool) if panel.trusted is None else panel.trusted
     values = panel.values if believed.all() else np.ma.masked_array(panel.values, ~believed)
@@ -150,6 +151,11 @@ def _draw(axes: Axes, panel: Panel, ground: Ground) -> None:
     axes.set_title(panel.title, fontsize=11, parse_math=False)
     place, shrink = ("bottom", 0.4) if ground.is_wide else ("right", 0.75)
     axes.figure.colorbar(drawn, ax=axes, label=panel.label, pad=0.02, location=place, shrink=shrink)
+
+
+def _pale(image: np.ndarray) -> np.ndarray:
+    """A picture half way to white, as uint8 (y, x, 3)."""
+    return (image // 2 + 128).astype(np.uint8)
 
 
 def _grey(image: np.ndarray) -> np.ndarray:

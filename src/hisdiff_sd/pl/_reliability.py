@@ -81,7 +81,8 @@ def _draw_curve(axes: Axes, ranked: pd.DataFrame, unknown: int) -> None:
     xlabel = "gene, from best to worst" + (f" ({unknown} without a score not shown)" if unknown else "")
     axes.set(xlabel=xlabel, ylabel="r on left-out slides", xlim=(0, len(ranked) + 1))
     axes.locator_params(axis="x", integer=True)
-    axes.legend(frameon=False, fontsize=9, loc="lower left")
+    # a frame without an edge, so that the line at 0 does not run through the words
+    axes.legend(edgecolor="none", framealpha=1, fontsize=9, loc="lower left")
     axes.spines[["top", "right"]].set_visible(False)
 
 
