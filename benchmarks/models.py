@@ -41,8 +41,7 @@ from hisdiff_sd import _keys as keys
 from hisdiff_sd._data import rows_of
 from hisdiff_sd._device import resolve_device
 from hisdiff_sd.tl import CrossValidation, HisDiffRow, cross_validate
-from hisdiff_sd.tl._bootstrap import Blocks, independent_units, interval, pooled
-from hisdiff_sd.tl._cv_scores import OF_SPOTS, PER_SPOT, Judged
+from hisdiff_sd.tl._bootstrap import independent_units, interval, pooled
 from hisdiff_sd.tl._cv_slides import Cohort, FoldData, Reading
 from hisdiff_sd.tl._cv_store import Store
 from hisdiff_sd.tl._row import FitContext, Shuffled, fit_shared
@@ -225,16 +224,8 @@ class Study:
 
     def _resampled(self, cv: CrossValidation, row: str) -> dict[str, np.ndarray]:
         """(n_boot,) means over slides; the resamples are those of every row and seed, so that differences are paired."""
-        out: dict[str, list[np.ndarray]] = {m: [] for m in RESAMPLED}
-        for p in cv.predictions(row):
-            blocks, judged = Blocks(p.xy, self.options.boot, 0, p.slide), Judged(p.samples, p.true, p.xy)
-            for metric, of_slides in out.items():
-                if metric in PER_SPOT:
-                    of_slides.append(blocks.means(PER_SPOT[metric](judged)))
-                else:
-                    score = OF_SPOTS[metric]
-                    of_slides.append(blocks.recomputed(lambda rows, s=score, j=judged: s(j, rows)))
-        return {m: pooled(np.stack(of_slides), self.units, 0) for m, of_slides in out.items()}
+        of_slides = cv._resampled(row, RESAMPLED, self.options.boot, 0)
+        return {m: pooled(drawn, self.units, 0) for m, drawn in of_slides.items()}
 
     def rows(self) -> list[dict]:
         out = []

@@ -48,4 +48,9 @@ def variances(x: Matrix) -> Vector:
 
 def is_constant(x: Matrix) -> NDArray[np.bool_]:
     """Which columns do not vary beyond the rounding of float64."""
-    return np.asarray(np.ptp(x, axis=0) <= _ROUNDING * np.abs(x).max(axis=0))
+    return is_flat(x.min(axis=0), x.max(axis=0))
+
+
+def is_flat(low: Matrix | Vector, high: Matrix | Vector) -> NDArray[np.bool_]:
+    """Whether values from `low` to `high` differ by no more than the rounding of float64."""
+    return np.asarray(high - low <= _ROUNDING * np.maximum(np.abs(low), np.abs(high)))

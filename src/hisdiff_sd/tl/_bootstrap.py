@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from hisdiff_sd.metrics import compact_regions
+from hisdiff_sd.metrics._check import is_flat
 from hisdiff_sd.tl._row import stream
 
 BLOCK = 25  # spots: 5 x 5 pitches; maps of tissue are alike at 2 or 3 pitches, and hardly beyond
@@ -59,6 +60,31 @@ class Blocks:
                 for row in self.counts
             ]
         )
+
+    def correlations(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        """(n_boot, G) `hd.metrics.pcc` of columns (n, G) over resampled spots, from sums of blocks: spots are read once."""
+        drawn, size = self.counts.astype(np.float64), np.bincount(self.labels, minlength=self.n)
+        n = (drawn @ size)[:, None]
+
+        def mean(values: np.ndarray) -> np.ndarray:
+            total = np.zeros((self.n, values.shape[1]))
+            np.add.at(total, self.labels, values)
+            return np.asarray(drawn @ total / n)
+
+        # about the mean of the slide, so that differences of sums keep their digits
+        p, t = (np.asarray(x, np.float64) - x.mean(0, dtype=np.float64) for x in (a, b))
+        at_p, at_t = mean(p), mean(t)
+        product = (mean(p * p) - at_p**2) * (mean(t * t) - at_t**2)
+        flat = self._flat(a) | self._flat(b) | (product <= 0)
+        r = np.where(flat, 0.0, (mean(p * t) - at_p * at_t) / np.sqrt(np.where(flat, 1.0, product)))
+        return r.clip(-1, 1)
+
+    def _flat(self, x: np.ndarray) -> np.ndarray:
+        """(n_boot, G) whether a column does not vary over resampled spots."""
+        low, high = np.full((self.n, x.shape[1]), np.inf), np.full((self.n, x.shape[1]), -np.inf)
+        np.minimum.at(low, self.labels, x)
+        np.maximum.at(high, self.labels, x)
+        return np.stack([is_flat(low[row > 0].min(0), high[row > 0].max(0)) for row in self.counts])
 
 
 class Units(NamedTuple):

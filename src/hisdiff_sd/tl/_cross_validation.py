@@ -15,7 +15,7 @@ import pandas as pd
 
 from hisdiff_sd._errors import HisDiffError, check_one_of
 from hisdiff_sd.tl._bootstrap import Blocks, Units, independent_units, interval, pooled
-from hisdiff_sd.tl._cv_scores import METRICS, OF_SLIDE, OF_SPOTS, PER_SPOT, Judged, score
+from hisdiff_sd.tl._cv_scores import METRICS, OF_SLIDE, OF_SPOTS, PER_SPOT, Judged, resampled, score
 from hisdiff_sd.tl._cv_store import Store
 
 logger = logging.getLogger("hisdiff_sd")
@@ -77,6 +77,7 @@ class CrossValidation:
     def __init__(self, folder: Path, _keep: tempfile.TemporaryDirectory[str] | None = None) -> None:
         self._store = Store(folder)
         self._keep = _keep  # a temporary folder lives as long as this object
+        self._known_scores: dict[tuple[str, str, str], dict[str, np.ndarray]] = {}
         manifest = self._store.manifest()
         self.design: dict[str, Any] = manifest["design"]
         folds = [f["name"] for f in self.design["folds"]]
@@ -264,22 +265,21 @@ class CrossValidation:
 
     def _resampled(self, row: str, metrics: Sequence[str], n_boot: int, seed: int) -> dict[str, np.ndarray]:
         """Metric -> (n_slides, n_boot); the resamples of a slide are those of all rows."""
-        out: dict[str, list[np.ndarray]] = {m: [] for m in metrics}
-        for p in self.predictions(row):
-            blocks, judged = Blocks(p.xy, n_boot, seed, p.slide), Judged(p.samples, p.true, p.xy)
-            for metric, found in out.items():
-                if metric in PER_SPOT:
-                    found.append(blocks.means(PER_SPOT[metric](judged)))
-                else:
-                    found.append(blocks.recomputed(_at(judged, metric)))
-        return {m: np.stack(found) for m, found in out.items()}
+        of_slides = [
+            resampled(self._judged(p), metrics, Blocks(p.xy, n_boot, seed, p.slide)) for p in self.predictions(row)
+        ]
+        return {m: np.stack([found[m] for found in of_slides]) for m in metrics}
+
+    def _judged(self, p: StoredPrediction) -> Judged:
+        """A prediction, with what was computed of it before: scores of spots are small and take long."""
+        return Judged(p.samples, p.true, p.xy, self._known_scores.setdefault((p.fold, p.slide, p.row), {}))
 
     @cached_property
     def _scores(self) -> pd.DataFrame:
         patients = {s["name"]: s["patient"] for s in self.design["slides"]}
         out = []
         for p in self.predictions():
-            judged, record = Judged(p.samples, p.true, p.xy), self._store.record(p.fold, p.row)
+            judged, record = self._judged(p), self._store.record(p.fold, p.row)
             out.append(
                 {
                     "fold": p.fold,
@@ -301,7 +301,3 @@ class CrossValidation:
     def _units(self) -> Units:
         patients = {s["name"]: s["patient"] for s in self.design["slides"]}
         return independent_units([patients[t] for fold in self.design["folds"] for t in fold["test"]])
-
-
-def _at(judged: Judged, metric: str) -> Callable[[np.ndarray], float]:
-    return lambda rows: OF_SPOTS[metric](judged, rows)

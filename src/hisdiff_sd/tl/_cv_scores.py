@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
 
 from hisdiff_sd import metrics
+from hisdiff_sd.tl._bootstrap import Blocks
 from hisdiff_sd.tl._gather import spot_grid
 
 MOST_SINGLES = 16
@@ -33,11 +34,14 @@ class Judged:
         (n, G) measured.
     xy
         (n, 2) spot centres.
+    known
+        Values per spot of metrics that were computed before; those that are computed are added.
     """
 
     samples: np.ndarray
     true: np.ndarray
     xy: np.ndarray
+    known: dict[str, np.ndarray] = field(default_factory=dict)
 
     @cached_property
     def mean(self) -> np.ndarray:
@@ -48,6 +52,12 @@ class Judged:
     def graph(self) -> Any:
         """Neighbours on the grid: 6 of a hexagonal one, else 4."""
         return metrics.neighbour_graph(self.xy, _NEIGHBOURS.get(spot_grid(self.xy), 4))
+
+    def per_spot(self, metric: str) -> np.ndarray:
+        """(n,) a score of `PER_SPOT`."""
+        if metric not in self.known:
+            self.known[metric] = PER_SPOT[metric](self)
+        return self.known[metric]
 
     def singles(self, function: Function, rows: np.ndarray | slice = slice(None)) -> float:
         """Mean of a score over single samples, at most 16, at some spots."""
@@ -100,6 +110,15 @@ def _variogram(j: Judged) -> np.ndarray:
     return _fair(j, metrics.variogram_score)
 
 
+def _best(r: np.ndarray, k: int) -> np.ndarray:
+    """Mean of the k highest along the last axis, as `hd.metrics.pcc_top`."""
+    return np.asarray(np.sort(r, axis=-1)[..., ::-1][..., :k].mean(-1))
+
+
+def _of_correlations(name: str, j: Judged, rows: np.ndarray | slice) -> float:
+    return float(OF_CORRELATIONS[name](metrics.pcc(j.mean[rows], j.true[rows])))
+
+
 # the score of a slide is the mean of a value per spot
 PER_SPOT: dict[str, Callable[[Judged], np.ndarray]] = {
     "mse": lambda j: ((j.mean - j.true) ** 2).mean(1),
@@ -109,11 +128,15 @@ PER_SPOT: dict[str, Callable[[Judged], np.ndarray]] = {
     "variogram": _variogram,
     "coverage90": _coverage,
 }
+# a score of the correlations of the genes (..., G)
+OF_CORRELATIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "pcc10": lambda r: _best(r, 10),
+    "pcc50": lambda r: _best(r, 50),
+    "pcc_all": lambda r: np.asarray(r.mean(-1)),
+}
 # a score of any set of spots
 OF_SPOTS: dict[str, Callable[[Judged, np.ndarray | slice], float]] = {
-    "pcc10": lambda j, rows: metrics.pcc_top(j.mean[rows], j.true[rows], 10),
-    "pcc50": lambda j, rows: metrics.pcc_top(j.mean[rows], j.true[rows], 50),
-    "pcc_all": lambda j, rows: float(metrics.pcc(j.mean[rows], j.true[rows]).mean()),
+    **{name: partial(_of_correlations, name) for name in OF_CORRELATIONS},
     "rvd_single": lambda j, rows: j.singles(metrics.rvd, rows),
     "log_var_ratio_single": lambda j, rows: j.singles(metrics.log_var_ratio, rows),
     "gene_corr_single": lambda j, rows: j.singles(metrics.gene_corr_error, rows),
@@ -143,10 +166,24 @@ METRICS = (
 )
 
 
+def resampled(j: Judged, asked: Sequence[str], blocks: Blocks) -> dict[str, np.ndarray]:
+    """Metric -> (n_boot,) its values of resampled spots."""
+    out: dict[str, np.ndarray] = {}
+    correlations = blocks.correlations(j.mean, j.true) if set(asked) & set(OF_CORRELATIONS) else None
+    for metric in asked:
+        if metric in PER_SPOT:
+            out[metric] = blocks.means(j.per_spot(metric))
+        elif correlations is not None and metric in OF_CORRELATIONS:
+            out[metric] = OF_CORRELATIONS[metric](correlations)
+        else:
+            out[metric] = blocks.recomputed(partial(OF_SPOTS[metric], j))
+    return out
+
+
 def score(j: Judged, metric: str) -> float:
     """One metric of one slide."""
     if metric in PER_SPOT:
-        return float(PER_SPOT[metric](j).mean())
+        return float(j.per_spot(metric).mean())
     if metric in OF_SPOTS:
         return OF_SPOTS[metric](j, slice(None))
     return OF_SLIDE[metric](j)
