@@ -10,6 +10,7 @@ import pandas as pd
 from hisdiff_sd._errors import HisDiffError, check_one_of
 from hisdiff_sd.pl._figure import new_figure
 from hisdiff_sd.pl._methods import NORMAL, QUIET, SMALL, WIDTH, Style, plain, styles_of
+from hisdiff_sd.pl._metric_names import HIGH, METRIC_NAMES, NOMINAL, better
 from hisdiff_sd.tl._cv_scores import METRICS
 
 if TYPE_CHECKING:
@@ -20,25 +21,6 @@ if TYPE_CHECKING:
 
 _COLUMNS = 4
 _REFERENCE = "better_ridge"
-_HIGH = ("pcc10", "pcc50", "pcc_all", "moran_single")
-_NOMINAL = {"coverage90": 0.9, "coverage90_regions": 0.9}
-_NAMES = {
-    "pcc10": "PCC, best 10 genes",
-    "pcc50": "PCC, best 50 genes",
-    "pcc_all": "PCC, all genes",
-    "mse": "MSE",
-    "mae": "MAE",
-    "crps": "CRPS",
-    "energy": "energy score",
-    "variogram": "variogram score",
-    "rvd_single": "RVD,\nsingle sample",
-    "log_var_ratio_single": "|log2 variance ratio|,\nsingle sample",
-    "gene_corr_single": "gene correlation error,\nsingle sample",
-    "moran_single": "correlation of Moran's I,\nsingle sample",
-    "moran_error_single": "error of Moran's I,\nsingle sample",
-    "coverage90": "coverage of\n90% intervals",
-    "coverage90_regions": "coverage of 90%\nintervals, regions",
-}
 
 
 def benchmark(
@@ -102,9 +84,9 @@ def benchmark(
 
 def _best_first(values: pd.Series, metric: str) -> list[str]:
     """Rows by how good they are; those without a value come last."""
-    if metric in _NOMINAL:
-        values = (values - _NOMINAL[metric]).abs()
-    return list(values.sort_values(ascending=metric not in _HIGH, kind="stable", na_position="last").index)
+    if metric in NOMINAL:
+        values = (values - NOMINAL[metric]).abs()
+    return list(values.sort_values(ascending=metric not in HIGH, kind="stable", na_position="last").index)
 
 
 def _caption(result: CrossValidation, summary: pd.DataFrame) -> str:
@@ -137,8 +119,8 @@ def _draw_metric(axes: Axes, metric: str, table: pd.DataFrame, styles: dict[str,
     axes.hlines(place, 0, 1, transform=axes.get_yaxis_transform(), color="0.92", lw=0.6, zorder=0)
     if reference is not None and np.isfinite(table["value"][reference]):
         axes.axvline(table["value"][reference], color=QUIET, lw=0.8, ls="--", zorder=1, label="reference")
-    if metric in _NOMINAL:
-        axes.axvline(_NOMINAL[metric], color=QUIET, lw=0.8, ls=":", zorder=1, label="nominal")
+    if metric in NOMINAL:
+        axes.axvline(NOMINAL[metric], color=QUIET, lw=0.8, ls=":", zorder=1, label="nominal")
     if barred.any():
         axes.hlines(place[barred], low[barred], high[barred], color=colors[barred], lw=1.6, label="intervals", zorder=2)
     if known.any():
@@ -146,8 +128,8 @@ def _draw_metric(axes: Axes, metric: str, table: pd.DataFrame, styles: dict[str,
     else:
         axes.text(0.5, 0.5, "no values", transform=axes.transAxes, ha="center", va="center", fontsize=SMALL)
         axes.set_xticks([])
-    axes.set_title(_NAMES[metric], fontsize=NORMAL)
-    axes.set_xlabel(_better(metric), fontsize=SMALL, color="0.25")
+    axes.set_title(METRIC_NAMES[metric], fontsize=NORMAL)
+    axes.set_xlabel(better(metric), fontsize=SMALL, color="0.25")
     axes.set_yticks(place, table.index, parse_math=False)
     axes.set_ylim(len(table) - 0.5, -0.5)
     axes.margins(x=0.08)
@@ -155,9 +137,3 @@ def _draw_metric(axes: Axes, metric: str, table: pd.DataFrame, styles: dict[str,
     plain(axes)
     axes.tick_params(axis="y", length=0)
     axes.spines["left"].set_visible(False)
-
-
-def _better(metric: str) -> str:
-    if metric in _NOMINAL:
-        return f"nominal {_NOMINAL[metric]:g} (dotted)"
-    return "better \N{RIGHTWARDS ARROW}" if metric in _HIGH else "\N{LEFTWARDS ARROW} better"

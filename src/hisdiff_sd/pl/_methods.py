@@ -33,10 +33,12 @@ class Style(NamedTuple):
 
 def styles_of(result: CrossValidation) -> dict[str, Style]:
     """Every method in a style of its own, the same in all plots of a result, however few of its methods they show."""
-    return {
-        row: Style(_COLORS[i % len(_COLORS)], _MARKERS[i % len(_MARKERS)], _LINES[i // len(_COLORS) % len(_LINES)])
-        for i, row in enumerate(result.rows)
-    }
+    return {row: style(i) for i, row in enumerate(result.rows)}
+
+
+def style(i: int) -> Style:
+    """The style of the i-th method."""
+    return Style(_COLORS[i % len(_COLORS)], _MARKERS[i % len(_MARKERS)], _LINES[i // len(_COLORS) % len(_LINES)])
 
 
 def chosen_rows(result: CrossValidation, rows: Sequence[str] | None) -> list[str]:

@@ -5,6 +5,7 @@ from hisdiff_sd.tl._cross_validation import CrossValidation
 from hisdiff_sd.tl._evaluate import evaluate
 from hisdiff_sd.tl._exceedance import exceedance
 from hisdiff_sd.tl._hest_benchmark import hest_benchmark
+from hisdiff_sd.tl._learning_curve import learning_curve
 from hisdiff_sd.tl._predict import predict
 from hisdiff_sd.tl._rasterize import rasterize
 from hisdiff_sd.tl._read_map import read_map
@@ -23,6 +24,7 @@ __all__ = [
     "evaluate",
     "cross_validate",
     "CrossValidation",
+    "learning_curve",
     "Row",
     "HisDiffRow",
     "Shuffled",

@@ -1,33 +1,26 @@
 from __future__ import annotations
 
-import logging
 import tempfile
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from hisdiff_sd import _keys as keys
-from hisdiff_sd._device import resolve_device
-from hisdiff_sd._errors import HisDiffError, check_one_of
+from hisdiff_sd._errors import check_one_of
 from hisdiff_sd._targets import TARGETS, Target
 from hisdiff_sd.tl._cross_validation import CrossValidation
-from hisdiff_sd.tl._cv_slides import Cohort, FoldData, Reading, data_digest
+from hisdiff_sd.tl._cv_folds import Comparison
+from hisdiff_sd.tl._cv_slides import Cohort, Reading
 from hisdiff_sd.tl._cv_store import Store
 from hisdiff_sd.tl._leakage import given_panel, label_splits
-from hisdiff_sd.tl._row import FitContext, Row, check_samples_of, fit_shared, row_settings
+from hisdiff_sd.tl._row import Row
 from hisdiff_sd.tl._rows import resolve_rows
-from hisdiff_sd.tl._splits import Manifest, Split, make_splits
+from hisdiff_sd.tl._splits import Manifest, make_splits
 
 if TYPE_CHECKING:
     from spatialdata import SpatialData
 
     from hisdiff_sd.encoders import TileEncoder
-    from hisdiff_sd.tl._gather import TrainingSlides
-
-logger = logging.getLogger("hisdiff_sd")
 
 
 def cross_validate(
@@ -108,9 +101,7 @@ def cross_validate(
     6
     """
     check_one_of(target, TARGETS, "target")
-    if n_samples < 1:
-        raise HisDiffError(f"n_samples={n_samples} draws nothing; 32 is usual, and coverage needs 19 or more")
-    resolved = resolve_rows(rows)
+    comparison = Comparison(resolve_rows(rows), n_samples, device, seed)
     if weights is not None:
         from hisdiff_sd import encoders
 
@@ -119,71 +110,9 @@ def cross_validate(
     splits = make_splits(list(cohort.slides), cohort.patients, by)
     given = None if genes is None else given_panel(genes, splits)
     labels = label_splits(splits, cohort.patients)
-    gathered = cohort.embed(given)
+    cohort.embed(given)
     panels = [cohort.panel(split) if given is None else given for split in splits]
-    design = _design(cohort, gathered, splits, panels)
-    design |= {
-        "splits": labels,
-        "n_samples": n_samples,
-        "seed": seed,
-        "panel": "per fold" if given is None else "given",
-    }
     keep = tempfile.TemporaryDirectory(prefix="hisdiff_sd-cv-") if out is None else None
     store = Store(Path(str(out) if keep is None else keep.name).absolute())
-    store.start(design, {row.name: row_settings(row) for row in resolved})
-    for split, panel in zip(splits, panels, strict=True):
-        missing = [row for row in resolved if not store.has(split.name, row.name)]
-        if missing:
-            data = cohort.fold(split, panel)
-            store.write_truth(split.name, data.test, data.truth)
-            context = FitContext(data.train, resolve_device(device), seed, store.work(split.name))
-            for row in missing:
-                logger.info("fold %r, row %r", split.name, row.name)
-                samples, record = _predicted(row, data, context, n_samples)
-                store.write(split.name, row.name, samples, {"fold": split.name, **record})
+    comparison.predict(cohort, splits, panels, labels, "per fold" if given is None else "given", store)
     return CrossValidation(store.folder, keep)
-
-
-def _design(
-    cohort: Cohort, gathered: TrainingSlides, splits: Sequence[Split], panels: Sequence[list[str]]
-) -> dict[str, Any]:
-    """What the predictions are made for; a folder holds those of one design."""
-    return {
-        "target": gathered.kind.target,
-        "encoder": gathered.encoder,
-        "encoder_hash": gathered.encoder_hash,
-        "tile": gathered.tile,
-        "slides": [
-            {"name": s.name, "patient": cohort.patients[s.name], "spots": s.n, "digest": data_digest(s, m.totals)}
-            for s, m in zip(gathered.inputs, gathered.truth, strict=True)
-        ],
-        "folds": [
-            {"name": s.name, "test": list(s.test), "train": list(s.train), "genes": panel}
-            for s, panel in zip(splits, panels, strict=True)
-        ],
-    }
-
-
-def _predicted(
-    row: Row, data: FoldData, context: FitContext, n_samples: int
-) -> tuple[list[np.ndarray], dict[str, Any]]:
-    """Samples of a row for every test slide of a fold, and how they were made."""
-    train = data.train
-    fitted, seconds = context.timed(partial(fit_shared, row, train.inputs, train.truth, context))
-    samples, total, drawn = [], 0.0, 0
-    for slide, truth in zip(data.test, data.truth, strict=True):
-        raw, spent = context.timed(partial(fitted.samples, slide, n_samples, context.seed))
-        samples.append(check_samples_of(row.name, raw, slide, truth.y.shape[1], n_samples))
-        total, drawn = total + spent, drawn + len(samples[-1]) * slide.n
-    record = {
-        "row": row.name,
-        "settings": row_settings(row),
-        "test": [s.name for s in data.test],
-        "train": [s.name for s in train.inputs],
-        "genes": train.genes,
-        "samples": n_samples,
-        "seed": context.seed,
-        "train_seconds": seconds,
-        "ms_per_sample": total * 1000 / drawn,
-    }
-    return samples, record

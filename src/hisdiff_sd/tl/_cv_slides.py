@@ -104,6 +104,12 @@ class Cohort:
         check_same_embeddings({s.name: s.embedding for s in self._gathered.inputs})
         return self._gathered
 
+    @property
+    def gathered(self) -> TrainingSlides:
+        """The arrays of all slides; their panel is not that of any fold."""
+        assert self._gathered is not None
+        return self._gathered
+
     def panel(self, split: Split) -> list[str]:
         """Genes chosen on the training slides of a fold, those that the files of its test slides list at all."""
         chosen = select_genes([self.slides[n] for n in split.train], table_key=self.reading.table_key)
@@ -126,8 +132,7 @@ class Cohort:
 
     def fold(self, split: Split, genes: Sequence[str]) -> FoldData:
         """The slides of a fold, measured with its panel; what is learned sees nothing of the test slides."""
-        assert self._gathered is not None
-        of = {s.name: s for s in self._gathered.inputs}
+        of = {s.name: s for s in self.gathered.inputs}
         train = self.reading.gather([self.slides[n] for n in split.train], genes)
         test = [of[n] for n in split.test]
         tables = [self.slides[n].tables[self.reading.table_key] for n in split.test]

@@ -74,7 +74,7 @@ class Store:
 
     def work(self, fold: str) -> Path:
         """A folder for what the rows of a fold make on the way."""
-        path = self.folder / _file(fold) / "work"
+        path = self.folder / file_name(fold) / "work"
         path.mkdir(parents=True, exist_ok=True)
         return path
 
@@ -88,11 +88,11 @@ class Store:
         for i, (slide, measured) in enumerate(zip(slides, truth, strict=True)):
             arrays |= {f"y_{i}": measured.y, f"totals_{i}": measured.totals, f"xy_{i}": slide.xy}
             arrays[f"index_{i}"] = np.asarray([str(b) for b in slide.index])
-        self._write_arrays(self.folder / _file(fold) / "truth.npz", arrays)
+        self._write_arrays(self.folder / file_name(fold) / "truth.npz", arrays)
 
     def truth(self, fold: str, i: int) -> tuple[Measured, np.ndarray, pd.Index]:
         """Measured expression, (n, 2) places in level-0 px and barcodes of the i-th test slide of a fold."""
-        with np.load(self.folder / _file(fold) / "truth.npz") as stored:
+        with np.load(self.folder / file_name(fold) / "truth.npz") as stored:
             return (
                 Measured(stored[f"y_{i}"], stored[f"totals_{i}"]),
                 stored[f"xy_{i}"],
@@ -119,7 +119,7 @@ class Store:
         return read
 
     def _path(self, fold: str, row: str, ending: str) -> Path:
-        return self.folder / _file(fold) / f"row-{_file(row)}{ending}"
+        return self.folder / file_name(fold) / f"row-{file_name(row)}{ending}"
 
     def _write_arrays(self, path: Path, arrays: Mapping[str, np.ndarray]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -140,7 +140,7 @@ def _compact(samples: np.ndarray) -> np.ndarray:
     return samples.astype(np.float16 if small else np.float32)
 
 
-def _file(name: str) -> str:
+def file_name(name: str) -> str:
     """A name as a file has it on any system."""
     quoted = quote(name, safe=" ")
     return quoted.replace(".", "%2E")

@@ -36,14 +36,20 @@ def check_same_embeddings(embeddings: Mapping[str, np.ndarray]) -> None:
     _refuse_shared({name: {row.tobytes() for row in e} for name, e in embeddings.items()}, "tile embeddings")
 
 
-def label_splits(splits: Sequence[Split], patients: Mapping[str, str]) -> dict[str, str]:
-    """How independent every test slide is of its training slides; what is less than a new patient is warned of."""
+def labels_of(splits: Sequence[Split], patients: Mapping[str, str]) -> dict[str, str]:
+    """How independent every test slide is of its training slides."""
     labels: dict[str, str] = {}
     for split in splits:
         trained = {patients[n] for n in split.train}
         for name in split.test:
             known = patients[name] and "" not in trained
             labels[name] = WITHIN if patients[name] in trained - {""} else INDEPENDENT if known else UNKNOWN
+    return labels
+
+
+def label_splits(splits: Sequence[Split], patients: Mapping[str, str]) -> dict[str, str]:
+    """How independent every test slide is of its training slides; what is less than a new patient is warned of."""
+    labels = labels_of(splits, patients)
     for label, meaning in (
         (WITHIN, "their patient is among the training slides: these scores say nothing of new patients; by='patient'"),
         (UNKNOWN, "their patient, or that of a training slide, is unknown: say 'patient unknown' of these scores"),
