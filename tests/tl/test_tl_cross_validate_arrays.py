@@ -35,6 +35,22 @@ def test_resampled_means_are_means_of_resampled_spots():
     np.testing.assert_allclose(blocks.means(values), blocks.recomputed(lambda rows: float(values[rows].mean())))
 
 
+def test_resampled_correlations_are_those_of_resampled_spots():
+    rng = np.random.default_rng(0)
+    a, b = rng.gamma(2, size=(2, 121, 5)) + 1e3
+    a[:, 0], b[:, 1] = 7, 0.1
+    # varies in some resamples only
+    a[:, 2], b[:, 3] = 0.3, 0
+    a[5, 2], b[17, 3] = 4, 2
+    blocks = Blocks(grid(11), 200, 0)
+    found = blocks.correlations(a, b)
+    for g in range(5):
+        expected = blocks.recomputed(lambda rows, g=g: float(metrics.pcc(a[rows, g : g + 1], b[rows, g : g + 1])[0]))
+        np.testing.assert_allclose(found[:, g], expected, rtol=1e-7, atol=1e-9)
+    assert (found[:, :2] == 0).all()
+    assert 0 < (found[:, 2] == 0).mean() < 1
+
+
 def test_all_spots_are_in_blocks_of_neighbours_and_no_slide_is_one_block():
     for side in (4, 9, 21):
         blocks = Blocks(grid(side), 2, 0)
