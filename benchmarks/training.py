@@ -1,0 +1,80 @@
+"""What training takes: seconds, and peak resident memory of a process that does nothing else.
+
+    python benchmarks/training.py --hest DIR --train C2 C3 C4 --json FILE
+
+Slides are converted and embedded first, by another process. Then each target has a process of its own. The peak is VmHWM of
+/proc/self/status (Linux); what is beyond the imports is the peak less the resident memory with everything imported.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from _common import real_store, write_json
+
+import hisdiff_sd as hd
+
+TARGETS = ("log2", "cp10k")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--hest", type=Path, help="folder in HEST layout")
+    parser.add_argument("--train", nargs="+", metavar="ID", required=True, help="ids of the training slides")
+    parser.add_argument("--encoder", default="morphology")
+    parser.add_argument("--json", type=Path, help="file to write the figures to")
+    parser.add_argument("--work", type=Path, help="folder for the stores, kept; a temporary one by default")
+    parser.add_argument("--target", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.target:  # the process that is measured; --train are stores
+        print(*measured(options.train, options.encoder, options.target))
+        return
+    figures: dict = {"train": options.train, "encoder": options.encoder}
+    with tempfile.TemporaryDirectory() as temporary:
+        work = options.work or Path(temporary)
+        work.mkdir(parents=True, exist_ok=True)
+        stores = [str(real_store(options.hest, name, work)) for name in options.train]
+        for path in stores:
+            hd.pp.embed(hd.io.open(path), options.encoder)
+        for target in TARGETS:
+            command = [sys.executable, __file__, "--train", *stores, "--encoder", options.encoder, "--target", target]
+            done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+            names = ("spots", "genes", "epochs", "seconds", "peak_mib", "imports_mib")
+            figures[target] = dict(zip(names, map(float, done.stdout.split()[-len(names) :]), strict=True))
+            figures[target]["beyond_imports_mib"] = figures[target]["peak_mib"] - figures[target]["imports_mib"]
+    write_json(options.json, figures)
+
+
+def measured(stores: list[str], encoder: str, target: str) -> tuple[float, ...]:
+    """Spots, genes, epochs, seconds, peak MiB and MiB of the imports, of the default training."""
+    import lightning  # noqa: F401
+    import scanpy  # noqa: F401
+    import sklearn.covariance  # noqa: F401
+    import spatialdata  # noqa: F401
+
+    import hisdiff_sd.tl._fit_flow
+    import hisdiff_sd.tl._lightning_flow  # noqa: F401
+
+    logging.getLogger("hisdiff_sd").setLevel(logging.ERROR)
+    imports = status("VmRSS")
+    start = time.perf_counter()
+    model = hd.tl.train(stores, encoder=encoder, target=target)
+    taken = time.perf_counter() - start
+    training = model.config.training
+    return training["spots"], len(model.genes), training["epochs"], round(taken, 1), status("VmHWM"), imports
+
+
+def status(name: str) -> float:
+    """MiB of a line of /proc/self/status; not ru_maxrss: a child starts with the peak of its parent."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return round(int(next(line for line in lines if line.startswith(name)).split()[1]) / 1024, 1)
+
+
+if __name__ == "__main__":
+    main()
