@@ -13,7 +13,7 @@ import pytest
 import hisdiff_sd as hd
 from hisdiff_sd._baselines import fit_baselines
 from hisdiff_sd._errors import HisDiffError, HisDiffWarning
-from hisdiff_sd.tl import _presets
+from hisdiff_sd.tl import _cv_scores, _presets
 from hisdiff_sd.tl._cv_scores import METRICS
 
 ATTRS = "hisdiff_sd"
@@ -161,6 +161,15 @@ def test_a_row_differs_from_itself_by_nothing_and_from_the_truth_by_its_error(re
     assert table.loc["pcc_all", "high"] <= -0.99
     assert "3 slides cannot tell" in table.attrs["unit"]
     pd.testing.assert_frame_equal(table.reset_index(), result.compare("mean", "oracle", n_boot=200))
+
+
+def test_intervals_take_the_scores_of_spots_that_are_known(result, monkeypatch):
+    again = hd.tl.CrossValidation.load(result.path)
+    expected = again.scores().groupby("row")["variogram"].mean()
+    monkeypatch.setitem(_cv_scores.PER_SPOT, "variogram", lambda judged: 1 / 0)
+    found = again.summary(["variogram"], n_boot=5).dropna(subset="low").set_index("row")["value"]
+    np.testing.assert_allclose(found, expected[found.index])
+    again.compare("mean", "oracle", ["variogram"], n_boot=5)
 
 
 def test_pairing_makes_intervals_narrower(result):
