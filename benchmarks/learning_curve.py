@@ -2,9 +2,9 @@
 
     python benchmarks/learning_curve.py --hest DIR --slides C2 C3 C4 --json FILE
     python benchmarks/learning_curve.py --hest DIR --slides C2 C3 C4 --test C5 --json FILE
-    python benchmarks/learning_curve.py --synthetic 6 --json FILE
+    python benchmarks/learning_curve.py --synthetic 6 --test S1 S2 S3 --targets log2 --subsets 1 --json FILE
 
-Each slide is held out in turn, or that of --test alone. Printed are
+Each slide is held out in turn, or those of --test alone. Printed are
 
     scores   mean over held-out slides (and seeds) of the means over training sets, and the lowest and highest of a single one
     gains    what one more slide changes: mean over held-out slides, and the lowest and highest of a held-out slide
@@ -55,7 +55,7 @@ def main() -> None:
         options.json.write_text(json.dumps(found, indent=1) + "\n")
     print(f"{found['machine']}; {found['seconds']:.0f} s\n{', '.join(sorted(set(table['split'])))}\n")
     for name, long in (("scores", scores), ("gains", gains)):
-        print(f"{name}: mean (lowest to highest)\n")
+        print(f"{name}: mean (lowest to highest, if there are several)\n")
         print(markdown(long, "+" * (name == "gains")), "\n")
 
 
@@ -64,8 +64,8 @@ def parse() -> argparse.Namespace:
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--hest", type=Path, help="folder in HEST layout")
     source.add_argument("--synthetic", type=int, metavar="N", help="make so many synthetic slides, of as many patients")
-    parser.add_argument("--slides", nargs="+", metavar="ID", help="ids of the slides; by default all but --test")
-    parser.add_argument("--test", metavar="ID", help="hold this one out, and no other")
+    parser.add_argument("--slides", nargs="+", metavar="ID", help="ids of the slides; by default all")
+    parser.add_argument("--test", nargs="+", metavar="ID", help="hold these out in turn, and no others")
     parser.add_argument("--sizes", nargs="+", type=int, help="numbers of training slides; by default all")
     parser.add_argument("--subsets", type=int, default=3, help="training sets of each number, at most")
     parser.add_argument("--targets", nargs="+", default=["log2", "cp10k"])
@@ -88,9 +88,9 @@ def measure(options: argparse.Namespace) -> pd.DataFrame:
             names = [f"S{i}" for i in range(1, options.synthetic + 1)]
             hd.datasets.synthetic(root, slides=names, slides_per_patient=1, size_um=SIZE_UM, mpp=1.1, n_genes=N_GENES)
     here = sorted(p.stem for p in (root / "wsis").glob("*.tif"))
-    names = options.slides or [n for n in here if n != options.test]
-    by = "slide" if options.test is None else {options.test: [options.test]}
-    stores = [real_store(root, n, options.work) for n in (*names, options.test) if n]
+    tests = options.test or []
+    by = {name: [name] for name in tests} or "slide"
+    stores = [real_store(root, name, options.work) for name in dict.fromkeys((*(options.slides or here), *tests))]
     for path in stores:
         hd.pp.embed(hd.io.open(path), options.encoder)
     rows = [HisDiffRow(default_preset(), label=r) if r == "default" else r for r in options.rows]
@@ -109,7 +109,7 @@ def measure(options: argparse.Namespace) -> pd.DataFrame:
                     target=target,
                     encoder=options.encoder,
                     n_samples=options.samples,
-                    out=options.work / f"curve-{options.test or 'each'}-{target}-seed{seed}",
+                    out=options.work / f"curve-{'-'.join(tests) or 'each'}-{target}-seed{seed}",
                     seed=seed,
                 )
             out.append(table.assign(seed=seed))
@@ -119,8 +119,10 @@ def measure(options: argparse.Namespace) -> pd.DataFrame:
 def markdown(long: pd.DataFrame, sign: str) -> str:
     """A table with a column for each metric."""
     index = [c for c in long.columns if c not in ("metric", "mean", "low", "high")]
-    ends = zip(long["mean"], long["low"], long["high"], strict=True)
-    text = [f"{mean:{sign}.3f} ({low:{sign}.3f} to {high:{sign}.3f})" for mean, low, high in ends]
+    text = []
+    for mean, low, high in zip(long["mean"], long["low"], long["high"], strict=True):
+        ends = f" ({low:{sign}.3f} to {high:{sign}.3f})" if low < high else ""  # of a single value there are none
+        text.append(f"{mean:{sign}.3f}{ends}")
     wide = long.assign(text=text).pivot_table(index=index, columns="metric", values="text", aggfunc="first", sort=False)
     wide = wide[[m for m in METRICS if m in wide]].reset_index().fillna("")
     lines = [list(wide.columns), ["---"] * len(wide.columns), *wide.to_numpy().tolist()]
