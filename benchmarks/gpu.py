@@ -1,4 +1,4 @@
-"""Embedding on an accelerator: from a zarr slide to vectors, beside the encoder alone on tiles that lie on the device.
+"""On an accelerator: embedding beside the encoder alone on tiles that lie on the device; sampling beside the published loop.
 
     python benchmarks/gpu.py --json FILE
 
@@ -19,6 +19,7 @@ import timm
 import torch
 import zarr
 from _common import machine, write_json
+from _gpu_sampling import sampling_figures, synchronise
 
 from hisdiff_sd.tiles import ZarrSource, load_tiles, plan_tiles
 
@@ -53,8 +54,20 @@ def main() -> None:
     parser.add_argument("--tile", type=int, default=SIDE, help="side of a tile in px, resized to 224 on the device")
     parser.add_argument("--tiles", type=int, default=12_000, help="tiles that are embedded in each run")
     parser.add_argument("--pairs", type=int, default=3)
+    parser.add_argument("--parts", nargs="+", choices=["embedding", "sampling"], default=["embedding", "sampling"])
     options = parser.parse_args()
     device = torch.device(options.device)
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else machine()
+    figures: dict = {"device": name, "torch": torch.__version__}
+    if "embedding" in options.parts:
+        figures |= embedding_figures(options, device)
+    if "sampling" in options.parts:
+        figures["sampling"] = sampling_figures(device, options.pairs)
+    write_json(options.json, figures)
+
+
+def embedding_figures(options: argparse.Namespace, device: torch.device) -> dict:
+    """Tiles per second, end to end and of the encoder alone."""
     encoder = Encoder(options.model, device, options.precision)
     with tempfile.TemporaryDirectory() as folder:
         source = ZarrSource(make_slide(Path(folder) / "slide.zarr", options.side))
@@ -70,10 +83,7 @@ def main() -> None:
             whole = embedding_rate(encoder, source, plan, device)
             pairs.append((alone, whole, whole / alone))
     alone, whole, share = (statistics.median(column) for column in zip(*pairs, strict=True))
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else machine()
-    figures = {
-        "device": name,
-        "torch": torch.__version__,
+    return {
         "model": options.model,
         "precision": options.precision,
         "batch": options.batch,
@@ -84,7 +94,6 @@ def main() -> None:
         "gpu_share_of_encoder": share,
         "spread_of_share": [min(p[2] for p in pairs), max(p[2] for p in pairs)],
     }
-    write_json(options.json, figures)
 
 
 def make_slide(path: Path, side: int) -> zarr.Array:
@@ -97,11 +106,6 @@ def make_slide(path: Path, side: int) -> zarr.Array:
         band = np.concatenate([pieces[i] for i in rng.integers(0, 8, -(-side // 512))], axis=2)[:, :, :side]
         array[:, row : row + 512] = band[:, : side - row]
     return array
-
-
-def synchronise(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 def encoder_rate(encoder: Encoder, tiles: torch.Tensor, batches: int) -> float:
