@@ -22,6 +22,7 @@ def expected(model: torch.nn.Module, tiles: torch.Tensor) -> torch.Tensor:
         return model(normalize(tiles / 255, mean=[0.485, 0.456, 0.406], std=[0.229, 0.224, 0.225]))
 
 
+@pytest.mark.slow  # a ViT-L, twice
 def test_uni_from_disk_is_timm_run_directly(tmp_path: Path, tiles: torch.Tensor, make_model: Make) -> None:
     """UNI's exact architecture in UNI's file format; LayerScale is 1, for at 1e-5 all tiles would look alike."""
     model = make_model(ENCODERS["uni"])

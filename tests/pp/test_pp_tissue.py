@@ -436,7 +436,7 @@ def test_a_synthetic_section(hest_root):
     assert not shapely.intersects_xy(sdata["tissue"].union_all(), *np.transpose(corners)).any()
 
 
-@pytest.mark.parametrize("name", ["C2", "C5"])
+@pytest.mark.parametrize("name", [pytest.param("C2", marks=pytest.mark.slow), "C5"])
 def test_spots_of_real_slides_lie_on_the_tissue(real_hest, name):
     if not (real_hest / "wsis" / f"{name}.tif").is_file():
         pytest.skip(f"no slide {name} in {real_hest}")

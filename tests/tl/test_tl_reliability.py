@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, TensorDataset
 import hisdiff_sd as hd
 from hisdiff_sd._inputs import Measured, SlideInputs
 from hisdiff_sd.tiles import nearest
-from hisdiff_sd.tl import _folds, _presets, _train
+from hisdiff_sd.tl import _folds, _presets
 from hisdiff_sd.tl._gather import spot_grid
 from hisdiff_sd.tl._lightning_ddpm import HisDiffModule, SpotTensors
 from hisdiff_sd.tl._reliability import judge_genes
@@ -25,9 +25,7 @@ from hisdiff_sd.tl._reliability import judge_genes
 @pytest.fixture
 def preset(monkeypatch):
     """Change the small preset, make its network smaller still, and sample quickly."""
-    for module in (_folds, _train):
-        monkeypatch.setattr(module, "SAMPLES", 2)
-        monkeypatch.setattr(module, "STEPS", 4)
+    monkeypatch.setattr(_folds, "SAMPLES", 2)
 
     def change(**values) -> None:
         values = {"width": 16, "depth": 1, "num_heads": 2, **values}
@@ -100,7 +98,7 @@ def test_folds_leave_their_slide_out_and_become_the_reliability(stores, panel, p
         assert (predicted >= 0).all()
     expected = np.mean([hd.metrics.pcc(c[5], c[0].truth[c[1]].y) for c in seen], axis=0)
     np.testing.assert_allclose(genes.pcc, expected, atol=1e-12)
-    assert (genes.slides, genes.samples, genes.steps, genes.shifts) == (("S1", "S2"), 2, 4, 1000)
+    assert (genes.slides, genes.samples, genes.steps, genes.shifts) == (("S1", "S2"), 2, 8, 1000)
     assert model.reliability()["pcc"].tolist() == genes.pcc.tolist()
 
 
