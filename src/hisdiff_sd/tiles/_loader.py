@@ -46,26 +46,24 @@ def load_tiles(
     ------
     A `TileBatch` each, in the order of the plan.
     """
-    ready: queue.Queue[TileBatch[torch.Tensor] | BaseException | None] = queue.Queue(_READY)
+    # queues without a bound, which are much quicker where the encoder is: the bound is the number of places
+    ready: queue.SimpleQueue[TileBatch[torch.Tensor] | BaseException | None] = queue.SimpleQueue()
+    places: queue.SimpleQueue[bool] = queue.SimpleQueue()
+    for _ in range(_READY):
+        places.put(True)
     stop = threading.Event()
-
-    def put(item: TileBatch[torch.Tensor] | BaseException | None) -> bool:
-        while not stop.is_set():
-            try:
-                ready.put(item, timeout=0.1)
-                return True
-            except queue.Full:
-                continue
-        return False
 
     def produce() -> None:
         try:
             for batch in read_tiles(source, plan, batches, threads=threads):
-                if not put(_to_device(batch, tile_px, resample, device)):
+                item = _to_device(batch, tile_px, resample, device)
+                places.get()
+                if stop.is_set():
                     return
-            put(None)
+                ready.put(item)
+            ready.put(None)
         except BaseException as error:  # noqa: BLE001  raised again where the tiles are used
-            put(error)
+            ready.put(error)
 
     producer = threading.Thread(target=produce, name="tile-loader", daemon=True)
     producer.start()
@@ -73,9 +71,11 @@ def load_tiles(
         while (item := ready.get()) is not None:
             if isinstance(item, BaseException):
                 raise item
+            places.put(True)
             yield item
     finally:
         stop.set()
+        places.put(True)  # for a producer that waits for one
         producer.join()
 
 
