@@ -58,6 +58,15 @@ def paired(ours: Callable[[], float], theirs: Callable[[], float], pairs: int) -
     return tuple(statistics.median(column) for column in zip(*rates, strict=True))
 
 
+def resident_mib(field: str) -> float:
+    """MiB of this process, now (``"VmRSS"``) or at most so far (``"VmHWM"``); Linux.
+
+    Not ru_maxrss: a child starts with the peak of its parent.
+    """
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith(field)).split()[1]) / 1024
+
+
 def write_json(path: Path | None, result: dict) -> None:
     text = json.dumps({"machine": machine(), **result}, indent=1)
     print(text)

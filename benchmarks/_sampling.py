@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import time
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
-from _common import paired
+from _common import paired, resident_mib
 
 from hisdiff_sd import HisDiff
 from hisdiff_sd._inputs import SlideInputs
@@ -95,16 +94,11 @@ def memory_of(n: int = 4000, n_samples: int = 32, steps: int = 2) -> float:
     from hisdiff_sd.tl._prediction_table import Summary
 
     model, slide = random_model("small"), random_slide(n)
-    held = resident("VmRSS")
+    held = resident_mib("VmRSS")
     summary = Summary.for_spots(n, n_samples, np.arange(GENES))
     values = np.empty((n, summary.width), np.float32)
     blocks = np.split(np.arange(n), range(256, n, 256))
     drawn = sample_blocks(model, slide, blocks, Draws.of("ddpm", n_samples, steps=steps), CPU)
     for rows, samples in zip(blocks, drawn, strict=True):
         values[rows] = summary.of(samples)
-    return resident("VmHWM") - held
-
-
-def resident(field: str) -> float:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return int(next(line for line in lines if line.startswith(field)).split()[1]) / 1024
+    return resident_mib("VmHWM") - held

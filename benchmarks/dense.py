@@ -24,7 +24,7 @@ from pathlib import Path
 
 import numpy as np
 import spatialdata
-from _common import large_tiff, write_json
+from _common import large_tiff, resident_mib, write_json
 from spatialdata import SpatialData
 
 import hisdiff_sd as hd
@@ -195,8 +195,7 @@ def stage(options: argparse.Namespace) -> None:
         else:
             hd.tl.predict(sdata, model, shapes_key=key, n_samples=options.samples, steps=options.steps, overwrite=True)
     seconds, busy = time.perf_counter() - start, time.process_time() - busy
-    lines = Path("/proc/self/status").read_text().splitlines()
-    peak = int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) / 1024
+    peak = resident_mib("VmHWM")
     shapes = {} if options.part == "convert" else spatialdata.read_zarr(store).shapes
     found = {"seconds": round(seconds, 1), "cpu_seconds": round(busy, 1), "peak_mib": round(peak)}
     print(json.dumps(found | ({"tiles": len(shapes[key])} if key in shapes else {})))

@@ -22,7 +22,7 @@ import numpy as np
 import spatialdata
 import timm
 import torch
-from _common import hest_parser, large_store, paired, real_store, seconds, spot_centres, write_json
+from _common import hest_parser, large_store, paired, real_store, resident_mib, seconds, spot_centres, write_json
 from PIL import Image
 from torchvision.transforms import v2
 
@@ -181,9 +181,7 @@ def peak_of_embedding(store: Path) -> float:
     sdata = spatialdata.read_zarr(store)
     hd.pp.embed(sdata, "morphology", key_added="peak", overwrite=True, device="cpu")
     sdata.delete_element_from_disk("peak")
-    # not ru_maxrss: a child starts with the peak of its parent
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) / 1024
+    return resident_mib("VmHWM")
 
 
 def disk_ratio(store: Path, dtype: str = "float32") -> float:

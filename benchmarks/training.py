@@ -16,7 +16,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from _common import real_store, write_json
+from _common import real_store, resident_mib, write_json
 
 import hisdiff_sd as hd
 
@@ -63,18 +63,12 @@ def measured(stores: list[str], encoder: str, target: str) -> tuple[float, ...]:
     import hisdiff_sd.tl._lightning_flow  # noqa: F401
 
     logging.getLogger("hisdiff_sd").setLevel(logging.ERROR)
-    imports = status("VmRSS")
+    imports = round(resident_mib("VmRSS"), 1)
     start, cpu = time.perf_counter(), time.process_time()
     model = hd.tl.train(stores, encoder=encoder, target=target)
     taken = round(time.perf_counter() - start, 1), round(time.process_time() - cpu, 1)
     training = model.config.training
-    return training["spots"], len(model.genes), training["epochs"], *taken, status("VmHWM"), imports
-
-
-def status(name: str) -> float:
-    """MiB of a line of /proc/self/status; not ru_maxrss: a child starts with the peak of its parent."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return round(int(next(line for line in lines if line.startswith(name)).split()[1]) / 1024, 1)
+    return training["spots"], len(model.genes), training["epochs"], *taken, round(resident_mib("VmHWM"), 1), imports
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from hisdiff_sd.tl._spot_regions import _affine
 if TYPE_CHECKING:
     from spatialdata import SpatialData
 
-_NEIGHBOURS = 16  # tiles that a value is read from; more change nothing, see docs/benchmarks.md
+_NEIGHBOURS = 16  # tiles that a value is read from; farther ones have next to no weight
 
 
 def read_map(
