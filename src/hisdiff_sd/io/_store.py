@@ -214,7 +214,10 @@ def _write_to_store(
         with staged(store) as build:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", UserWarning)  # a staged table annotates shapes that are elsewhere
-                SpatialData(**{kind: {name: element}}).write(build, consolidate_metadata=False)
+                if kind == "tables":
+                    _stage_table(build, name, element)
+                else:
+                    SpatialData(**{kind: {name: element}}).write(build, consolidate_metadata=False)
             with locked(store):
                 if not overwrite and (store / kind / name).exists():
                     raise HisDiffError(
@@ -232,6 +235,23 @@ def _write_to_store(
         raise HisDiffError(
             f"writing {called} into {store} failed ({_reason(error)}); the store is as it was"
         ) from error
+
+
+def _stage_table(build: Path, name: str, table: AnnData) -> None:
+    """Write the files of a table.
+
+    Zarr takes some 300 small steps for one, and each waits for a thread when it goes to the disk: in memory first, and
+    its few files in one go, a table is written in a third of the time.
+    """
+    import zarr
+    from spatialdata._io import write_table as write_to_group
+
+    files: dict[str, Any] = {}
+    write_to_group(table, zarr.open_group(zarr.storage.MemoryStore(files), mode="w").require_group("tables"), name)
+    for key, content in files.items():
+        file = build / key
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(content.to_bytes())
 
 
 def _element_names(sdata: SpatialData) -> list[str]:
