@@ -10,7 +10,7 @@ import pandas as pd
 from hisdiff_sd import _keys as keys
 from hisdiff_sd._errors import HisDiffError, HisDiffWarning
 from hisdiff_sd.io import _hest_facts as facts
-from hisdiff_sd.io._hest_cells import cell_shapes, transcript_points
+from hisdiff_sd.io._hest_cells import find_cells, read_cells, transcript_points
 from hisdiff_sd.io._hest_files import find_slide, needed, part
 from hisdiff_sd.io._hest_geometry import declared_geometry
 from hisdiff_sd.io._metadata import number, read_metadata, text
@@ -87,8 +87,7 @@ def hest(
     metadata = read_metadata(root, slide)
     technology, geometry = declared_geometry(metadata, slide, root)
     size, size_source = _pixel_size(metadata, mpp, root, slide)
-    if transcripts:
-        needed(root, slide, "transcripts")
+    more = _more(root, slide, technology, cells=cells, transcripts=transcripts)
     counts = _read_h5ad(counts_path)
     xy = _positions(counts, counts_path)
     sdata = assemble(
@@ -108,7 +107,9 @@ def hest(
     )
     facts.check_thumbnail(counts, sdata["table"].uns["spatial"], counts_path, image_path)
     _note_facts(sdata, counts, xy, metadata, root)
-    _add_outlines(sdata, root, tissue=tissue, cells=cells, transcripts=transcripts)
+    if tissue:
+        _add_tissue(sdata, part(root, slide, "tissue_seg"))
+    _add(sdata, more)
     return sdata
 
 
@@ -126,27 +127,43 @@ def _note_facts(sdata: SpatialData, counts: AnnData, xy: pd.DataFrame, metadata:
     found |= facts.patches_fact(part(root, slide, "patches"), xy, cut_at, slide)
 
 
-def _add_outlines(sdata: SpatialData, root: Path, *, tissue: bool, cells: bool | str, transcripts: bool) -> None:
-    """Add tissue, cells and transcripts."""
-    attrs = sdata.attrs[keys.ATTRS]
-    slide, mpp, (height, width) = attrs["slide"], attrs["mpp"], attrs["true_size"]
-    at = transformations_of(mpp)
-    contours = part(root, slide, "tissue_seg")
-    if tissue and contours.exists():
-        try:
-            sdata.shapes[keys.TISSUE] = outline_shapes(read_outlines(contours, height, width), mpp, at)
-        except HisDiffError as error:  # they can be drawn anew; the slide is not worth less
-            warnings.warn(
-                f"slide {slide} has no outlines of tissue: {error}; hd.pp.tissue draws others",
-                HisDiffWarning,
-                stacklevel=3,
-            )
-    if cells:
-        attrs["cells"], shapes = cell_shapes(root, slide, cells, at)
-        for name, frame in shapes.items():
-            sdata.shapes[name] = frame
+def _more(root: Path, slide: str, technology: str, *, cells: bool | str, transcripts: bool) -> dict[str, Path]:
+    """Files of what was asked for besides image and counts, by the name of the element."""
+    if transcripts and technology != "Xenium":
+        raise HisDiffError(f"slide {slide!r} is of technology {technology!r}; only Xenium slides have transcripts")
+    found = find_cells(root, slide, cells) if cells else {}
     if transcripts:
-        sdata.points[keys.TRANSCRIPTS] = transcript_points(part(root, slide, "transcripts"), at)
+        (found[keys.TRANSCRIPTS],) = needed(root, slide, "transcripts")
+    return found
+
+
+def _add_tissue(sdata: SpatialData, contours: Path) -> None:
+    """Add the outlines of the tissue, if there are any."""
+    attrs = sdata.attrs[keys.ATTRS]
+    if not contours.exists():
+        return
+    try:
+        outlines = read_outlines(contours, *attrs["true_size"])
+    except HisDiffError as error:  # others can be drawn; the slide is not worth less
+        warnings.warn(
+            f"slide {attrs['slide']} has no outlines of tissue: {error}; or draw others with hd.pp.tissue",
+            HisDiffWarning,
+            stacklevel=3,
+        )
+    else:
+        sdata.shapes[keys.TISSUE] = outline_shapes(outlines, attrs["mpp"], transformations_of(attrs["mpp"]))
+
+
+def _add(sdata: SpatialData, files: dict[str, Path]) -> None:
+    """Add cells and transcripts, and say which files they are from."""
+    attrs = sdata.attrs[keys.ATTRS]
+    at = transformations_of(attrs["mpp"])
+    for name, path in files.items():
+        attrs["source"][name] = path.name
+        if name == keys.TRANSCRIPTS:
+            sdata.points[name] = transcript_points(path, at)
+        else:
+            sdata.shapes[name] = read_cells(path, at)
 
 
 def _pixel_size(metadata: dict[str, Any], mpp: float | None, root: Path, sample_id: str) -> tuple[float, str]:

@@ -31,10 +31,8 @@ _SOURCES: dict[str, dict[str, tuple[str, ...]]] = {
 }
 
 
-def cell_shapes(
-    root: Path, sample_id: str, source: str | bool, transformations: Transformations
-) -> tuple[str, dict[str, GeoDataFrame]]:
-    """Which segmentation there is, and its outlines by the name of their element.
+def find_cells(root: Path, sample_id: str, source: str | bool) -> dict[str, Path]:
+    """The files of a segmentation by the name of the element that they become.
 
     Parameters
     ----------
@@ -42,31 +40,41 @@ def cell_shapes(
         The slide.
     source
         ``"xenium"`` (``cells`` and ``nuclei``), ``"cellvit"`` (``cells``), or True: the first of these that is there.
-    transformations
-        Of the elements.
 
     Raises
     ------
     MissingFileError
         If there is none.
-    HisDiffError
-        If a file cannot be read.
     """
     if source is not True:
         check_one_of(str(source), _SOURCES, "segmentation")
     asked = tuple(_SOURCES) if source is True else (str(source),)
+    looked: list[Path] = []
     for name in asked:
-        found = {
-            element: path
-            for element, parts in _SOURCES[name].items()
-            for path in [part(root, sample_id, p) for p in parts if part(root, sample_id, p).exists()][:1]
-        }
-        if found:
-            return name, {element: _shapes(path, transformations) for element, path in found.items()}
-    looked = [part(root, sample_id, p) for name in asked for parts in _SOURCES[name].values() for p in parts]
+        paths = {element: [part(root, sample_id, p) for p in parts] for element, parts in _SOURCES[name].items()}
+        there = {element: [path for path in wanted if path.exists()] for element, wanted in paths.items()}
+        if any(there.values()):
+            return {element: found[0] for element, found in there.items() if found}
+        looked += [path for wanted in paths.values() for path in wanted]
     raise MissingFileError(
         f"slide {sample_id!r} has no outlines of cells: none of {', '.join(map(str, looked))} is there; fetch one"
     )
+
+
+def read_cells(path: Path, transformations: Transformations) -> GeoDataFrame:
+    """Outlines of cells as shapes, named as in the file."""
+    from spatialdata.models import ShapesModel
+
+    try:
+        frame = _read_parquet(path) if path.suffix == ".parquet" else _read_zip(path)
+    except Exception as error:  # a damaged file fails in many ways
+        raise HisDiffError(
+            f"{path} cannot be read as outlines of cells ({type(error).__name__}: {error}); fetch it again"
+        ) from error
+    frame = _whole(frame)
+    if not len(frame):
+        raise HisDiffError(f"{path} has no outline of a cell with an area; fetch it again")
+    return ShapesModel.parse(frame, transformations=transformations)
 
 
 def transcript_points(path: Path, transformations: Transformations) -> DataFrame:
@@ -117,22 +125,6 @@ def _text(value: Any) -> str:
     return value.decode() if isinstance(value, bytes) else str(value)
 
 
-def _shapes(path: Path, transformations: Transformations) -> GeoDataFrame:
-    """Outlines of cells as shapes, named as in the file."""
-    from spatialdata.models import ShapesModel
-
-    try:
-        frame = _read_parquet(path) if path.suffix == ".parquet" else _read_zip(path)
-    except Exception as error:  # a damaged file fails in many ways
-        raise HisDiffError(
-            f"{path} cannot be read as outlines of cells ({type(error).__name__}: {error}); fetch it again"
-        ) from error
-    frame = _whole(frame)
-    if not len(frame):
-        raise HisDiffError(f"{path} has no outline of a cell with an area; fetch it again")
-    return ShapesModel.parse(frame, transformations=transformations)
-
-
 def _read_parquet(path: Path) -> GeoDataFrame:
     """GeoParquet; the CRS that geopandas writes for pixels too is dropped."""
     import geopandas
@@ -172,7 +164,8 @@ def _whole(frame: GeoDataFrame) -> GeoDataFrame:
     """Valid polygons only: what crosses itself is mended, what has no area is left out."""
     import shapely
 
-    frame = frame[frame.geometry.notna() & ~frame.geometry.is_empty].copy()
+    shapes = frame.geometry.to_numpy()
+    frame = frame[~shapely.is_missing(shapes) & ~shapely.is_empty(shapes)].copy()
     broken = ~frame.geometry.is_valid | ~frame.geom_type.isin(["Polygon", "MultiPolygon"])
     if broken.any():
         mended = [only_polygons([g]) for g in shapely.make_valid(frame.geometry[broken].to_numpy())]

@@ -151,4 +151,4 @@ def _read_patches(path: Path) -> tuple[int, np.ndarray, list[str]]:
 
 
 def _warn(message: str) -> None:
-    warnings.warn(message, HisDiffWarning, stacklevel=4)
+    warnings.warn(message, HisDiffWarning, stacklevel=5)  # where hd.io.hest was called

@@ -36,7 +36,7 @@ def hest_samples(
     organ: str | Iterable[str] | None = None,
     technology: str | Iterable[str] | None = None,
     species: str | Iterable[str] | None = None,
-    patient: str | Iterable[str] | None = None,
+    patient: str | int | Iterable[str | int] | None = None,
     disease: str | Iterable[str] | None = None,
     oncotree: str | Iterable[str] | None = None,
     max_mpp: float | None = None,
@@ -95,7 +95,7 @@ def hest_samples(
     # every value is looked for among all slides: a filter is not wrong because another one was narrower
     for column, wanted in asked.items():
         if wanted is not None:
-            kept &= _has_one_of(frame[column], [wanted] if isinstance(wanted, str) else list(wanted), column)
+            kept &= _has_one_of(frame[column], [wanted] if isinstance(wanted, str | int) else wanted, column)
     if max_mpp is not None:
         kept &= (frame["mpp"] <= max_mpp).to_numpy()
     if complete:
@@ -124,11 +124,10 @@ def _folders() -> list[str]:
     return list(dict.fromkeys(folder for folder, _ in PARTS.values()))
 
 
-def _has_one_of(values: pd.Series, wanted: list[str], column: str) -> np.ndarray:
+def _has_one_of(values: pd.Series, wanted: Iterable[str | int], column: str) -> np.ndarray:
     """Which rows have one of the values, whatever their case."""
     there = {v.casefold(): v for v in sorted(set(values)) if v}
-    for value in wanted:
-        if str(value).casefold() not in there:
-            check_one_of(str(value), there.values(), column)
-    lower = {str(value).casefold() for value in wanted}
+    lower = {str(value).casefold(): str(value) for value in wanted}
+    for value in lower.keys() - there.keys():
+        check_one_of(lower[value], there.values(), column)
     return values.str.casefold().isin(lower).to_numpy()
