@@ -6,6 +6,7 @@ HE = "he"
 SPOTS = "spots"
 TABLE = "table"
 TISSUE = "tissue"
+TRANSCRIPTS = "transcripts"
 PREDICTION = "hisdiff"
 ATTRS = "hisdiff_sd"  # key of sdata.attrs and of table.uns
 REGION = "region"

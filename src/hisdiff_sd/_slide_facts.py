@@ -18,6 +18,11 @@ _QC = {
     "gene_id_type": "kind of gene ids",
     "spots_outside_image": "spots outside the image (dropped)",
     "measured_pitch_um": "distance of the spots, measured in µm",
+    "declared_pitch_um": "distance of the spots, as declared in µm",
+    "pixel_sizes": "pixel sizes by source, µm per px",
+    "declared_size": "height and width of the image, as declared",
+    "totals_differ": "spots with other counts in total than noted",
+    "patches": "patches of HEST, compared with the spots",
 }
 
 
@@ -37,8 +42,9 @@ def quality(report: SlideReport) -> dict[str, str]:
         found["distance of the tiles"] = (
             f"{report.spacing_um:.4g} µm, each predicted as a spot of {report.spot_um:.4g} µm"
         )
-    declared = {"spot_diameter_um": "spot diameter, as declared", "spot_pitch_um": "distance of spots, as declared"}
-    found |= {name: f"{float(attrs[k]):.4g} µm" for k, name in declared.items() if attrs.get(k)}
+    size = "side of the square bins" if attrs.get("spot_shape") == "square" else "spot diameter, as declared"
+    if attrs.get("spot_diameter_um"):
+        found[size] = f"{float(attrs['spot_diameter_um']):.4g} µm"
     found |= {_QC.get(str(k), str(k)): _words(v) for k, v in dict(attrs.get("qc", {})).items()}
     if attrs.get("source"):
         found["image file"] = str(attrs["source"].get("image", "unknown"))

@@ -15,6 +15,7 @@ from scipy.sparse import issparse
 
 import hisdiff_sd as hd
 from hisdiff_sd._errors import HisDiffError, MissingFileError
+from hisdiff_sd.datasets import _files
 
 SLIDES = ("S1", "S2", "S3")
 TINY = {"size_um": (700.0, 600.0), "mpp": 1.0, "n_genes": 14}
@@ -157,6 +158,61 @@ def test_visium_spots_lie_on_a_hexagonal_grid(visium_root):
     assert ((row + col) % 2 == 0).all()
     np.testing.assert_allclose(xy_um[:, 0] - xy_um[0, 0], (col - col[0]) * 50.0, atol=1e-6)
     assert adata.obs_names.str.fullmatch("[ACGT]{16}-1").all()
+
+
+@pytest.mark.parametrize(("technology", "side"), [("Visium HD", 128.0), ("Xenium", 100.0)])
+def test_bins_are_squares_without_gaps(tmp_path, technology, side):
+    root = hd.datasets.synthetic(tmp_path / "bins", slides=["B1"], technology=technology, **TINY)
+    adata = ad.read_h5ad(root / "st" / "B1.h5ad")
+    at, xy = adata.obs[["array_col", "array_row"]].to_numpy(), adata.obsm["spatial"]
+    np.testing.assert_allclose(xy - xy[0], (at - at[0]) * side, atol=1e-6)
+    assert list(adata.obs_names) == [f"{row:03d}x{column:03d}" for column, row in at]
+    assert [path.name for path in root.iterdir() if path.is_dir()].count("patches") == 0
+
+
+def test_further_folders_hold_what_the_section_was_drawn_from(tmp_path):
+    import geopandas
+    import h5py
+    import shapely
+
+    options = {**TINY, "technology": "Xenium", "slides": ["X1"]}
+    root = hd.datasets.synthetic(tmp_path / "all", extras=True, **options)
+    plain = hd.datasets.synthetic(tmp_path / "plain", **options)
+    assert files_in(plain) == [f for f in files_in(root) if f.split("/")[0] not in _files.EXTRA_FOLDERS]
+    assert all((root / f).read_bytes() == (plain / f).read_bytes() for f in files_in(plain) if not f.endswith("h5ad"))
+    counts = ad.read_h5ad(root / "st" / "X1.h5ad")
+    pixels = tifffile.imread(root / "wsis" / "X1.tif", level=0)
+
+    # nuclei are where the image is dark, tissue is where it is not white
+    nuclei = geopandas.read_parquet(root / "xenium_seg" / "X1_xenium_nucleus_seg.parquet")
+    x, y = shapely.get_coordinates(nuclei.centroid.to_numpy()).astype(int).T
+    assert pixels[y, x].mean() < pixels.mean() - 30
+    tissue = shapely.from_geojson((root / "tissue_seg" / "X1_contours.geojson").read_text())
+    rows, columns = (a.ravel() for a in np.mgrid[5 : pixels.shape[0] : 10, 5 : pixels.shape[1] : 10])
+    on_it = shapely.contains_xy(tissue, columns + 0.5, rows + 0.5)
+    white = pixels[rows, columns].min(axis=1) > 225
+    assert white[~on_it].mean() > 0.98
+    assert white[on_it].mean() < 0.4  # lumina and fat
+
+    # counts are sums of transcripts
+    found = pd.read_parquet(root / "transcripts" / "X1_transcripts.parquet")
+    assert found["feature_name"].value_counts().rename(bytes.decode).to_dict() == {
+        gene: n for gene, n in zip(counts.var_names, counts.X.sum(axis=0).A1, strict=True) if n
+    }
+    # a patch is what the image shows around its spot
+    with h5py.File(root / "patches" / "X1.h5") as file:
+        images, corners, names = file["img"][:], file["coords"][:], [b.decode() for b in file["barcode"][:, 0]]
+    xy = counts.obsm["spatial"][counts.obs_names.get_indexer(names)]
+    assert np.abs(corners + 56 - xy).max() <= 1
+    assert len(names) == int(0.9 * counts.n_obs)
+    assert names != sorted(names)
+    for image, (left, top) in zip(images, corners, strict=True):
+        here = pixels[top : top + 112, left : left + 112]
+        assert here.shape == (112, 112, 3)
+        assert np.abs(image[::2, ::2].astype(float) - here).mean() < 12
+
+    hd.datasets.synthetic(tmp_path / "all", overwrite=True, **options)
+    assert files_in(root) == files_in(plain)
 
 
 def test_the_fields_are_those_of_a_real_slide(hest_root, real_hest):

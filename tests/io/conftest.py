@@ -184,3 +184,39 @@ class SpaceRanger:
 def space_ranger(tmp_path: Path) -> SpaceRanger:
     """Output of Space Ranger, to read and to damage."""
     return SpaceRanger(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def every_root(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A small slide "S1" of every technology with all of HEST's folders: 1000 x 875 px of 0.8 um. Read only."""
+    out = tmp_path_factory.mktemp("every")
+    return {
+        technology: hd.datasets.synthetic(
+            out / technology.replace(" ", "_"),
+            slides=["S1"],
+            technology=technology,
+            size_um=(800.0, 700.0),
+            mpp=0.8,
+            n_genes=12,
+            extras=True,
+            seed=5,
+        )
+        for technology in ("Visium", "Spatial Transcriptomics", "Visium HD", "Xenium")
+    }
+
+
+@pytest.fixture
+def copy_of(every_root: dict[str, Path], tmp_path: Path) -> Callable[[str], Path]:
+    """A function that copies the slide of a technology, to damage."""
+    return lambda technology: Path(shutil.copytree(every_root[technology], tmp_path / "copy"))
+
+
+@pytest.fixture(scope="session")
+def describe() -> Callable[..., None]:
+    """A function that changes entries of the metadata of slide S1, in its JSON file."""
+
+    def change(root: Path, **values: object) -> None:
+        path = root / "metadata" / "S1.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+    return change

@@ -103,10 +103,10 @@ def test_a_given_pixel_size_that_is_none(refused, mpp):
     refused(f"mpp={mpp}", "such as 0.5", mpp=mpp)
 
 
-@pytest.mark.parametrize("technology", ["Xenium", "Visium HD", "visium", None])
+@pytest.mark.parametrize("technology", ["CosMx", "visium", None])
 def test_an_unsupported_technology(refused, edit_metadata, technology):
     edit_metadata(st_technology=technology)
-    refused("'T1'", repr(technology or "unknown"), "Visium, Spatial Transcriptomics")
+    refused("'T1'", repr(technology or "unknown"), "Visium, Spatial Transcriptomics, Visium HD, Xenium")
 
 
 def test_counts_of_another_slide_look_different(refused, root):

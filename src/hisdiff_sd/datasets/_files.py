@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 TABLE = "HEST_v1_1_0.csv"
 FOLDERS = ("wsis", "st", "metadata", "thumbnails", "truth")
+EXTRA_FOLDERS = ("patches", "tissue_seg", "cellvit_seg", "xenium_seg", "transcripts")
 MAP = "_map.h5ad"  # ends the name of the file with the truth of a whole section
 
 _TILE = 256

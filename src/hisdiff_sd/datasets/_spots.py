@@ -20,16 +20,32 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Technology:
-    """Pitch and diameter of the spots in um, and whether every second row is shifted by half a pitch."""
+    """Of the spots of an array, or of the square bins that stand for spots.
+
+    Attributes
+    ----------
+    pitch_um, diameter_um
+        Their distance and size.
+    hexagonal
+        Whether every second row is shifted by half a pitch.
+    bins
+        Whether they are squares without gaps, and `diameter_um` their side.
+    said
+        Distance and size as HEST's metadata give them, which is wrong or blank for bins.
+    """
 
     pitch_um: float
     diameter_um: float
-    hexagonal: bool
+    hexagonal: bool = False
+    bins: bool = False
+    said: tuple[float | None, float | None] | None = None
 
 
 TECHNOLOGIES = {
-    "Spatial Transcriptomics": Technology(200.0, 100.0, hexagonal=False),
+    "Spatial Transcriptomics": Technology(200.0, 100.0),
     "Visium": Technology(100.0, 55.0, hexagonal=True),
+    "Visium HD": Technology(128.0, 128.0, bins=True, said=(2.0, 2.0)),
+    "Xenium": Technology(100.0, 100.0, bins=True, said=(None, None)),
 }
 
 _MARGIN_UM = 70.0  # a tile of 112 um around every spot, as in HEST's benchmark, lies on the slide
@@ -47,6 +63,8 @@ def lay_spots(rng: np.random.Generator, technology: Technology, width_um: float,
         # Space Ranger counts columns in half pitches: even ones in even rows, odd ones in odd rows.
         x, col = x + (row % 2) * pitch / 2, 2 * col + row % 2
         index = _barcodes(rng, len(row))
+    elif technology.bins:
+        index = [f"{r:03d}x{c:03d}" for r, c in zip(row, col, strict=True)]
     else:
         row, col = row + 1, col + 1
         index = [f"{c:03d}x{r:03d}" for r, c in zip(row, col, strict=True)]
@@ -56,19 +74,19 @@ def lay_spots(rng: np.random.Generator, technology: Technology, width_um: float,
     return spots
 
 
-def look_under(spots: pd.DataFrame, diameter_um: float, tissue: Tissue, nuclei: list[Nuclei]) -> pd.DataFrame:
+def look_under(spots: pd.DataFrame, technology: Technology, tissue: Tissue, nuclei: list[Nuclei]) -> pd.DataFrame:
     """Per spot: the share of each tissue and of no tissue (``outside``), and nuclei per square millimetre."""
-    radius = diameter_um / 2
+    radius, norm = technology.diameter_um / 2, np.inf if technology.bins else 2
     step = np.arange(-radius, radius + GRID_UM, GRID_UM)
     disc = np.stack(np.meshgrid(step, step), axis=-1).reshape(-1, 2)
-    disc = disc[np.hypot(*disc.T) <= radius]
+    disc = disc[np.linalg.norm(disc, norm, axis=1) <= radius]
     xy = spots[["x_um", "y_um"]].to_numpy()
     labels = tissue.labels[tissue.at((xy[:, None] + disc).reshape(-1, 2))].reshape(len(spots), -1)
     under = {name: (labels == label).mean(axis=1) for label, name in enumerate(TISSUES)}
     under["outside"] = (labels == OUTSIDE).mean(axis=1)
     centres = cKDTree(np.concatenate([kind.xy for kind in nuclei]))
-    area_mm2 = np.pi * (radius / 1000) ** 2
-    under["nuclear_density"] = centres.query_ball_point(xy, radius, return_length=True) / area_mm2
+    area_mm2 = (4.0 if technology.bins else np.pi) * (radius / 1000) ** 2
+    under["nuclear_density"] = centres.query_ball_point(xy, radius, p=norm, return_length=True) / area_mm2
     return pd.DataFrame(under, spots.index)
 
 

@@ -14,6 +14,7 @@ from scipy.sparse import csr_matrix
 from hisdiff_sd._errors import HisDiffError, MissingFileError, check_one_of
 from hisdiff_sd.datasets import _files
 from hisdiff_sd.datasets._expression import draw_counts, draw_expression, rate_of_morphology
+from hisdiff_sd.datasets._extras import write_extras
 from hisdiff_sd.datasets._genes import PROGRAMMES, draw_genes
 from hisdiff_sd.datasets._nuclei import draw_nuclei
 from hisdiff_sd.datasets._spots import TECHNOLOGIES, Technology, lay_spots, look_under
@@ -42,6 +43,7 @@ class _Plan:
     seed: int
     compression: str
     genes: Genes
+    extras: bool
 
     @property
     def technology(self) -> Technology:
@@ -58,6 +60,7 @@ def synthetic(
     n_genes: int = 200,
     slides_per_patient: int = 2,
     compression: str = "jpeg",
+    extras: bool = False,
     seed: int = 0,
     overwrite: bool = False,
 ) -> Path:
@@ -75,8 +78,8 @@ def synthetic(
     slides
         Ids of the slides. A slide depends on its id, patient and the options below, not on the other slides.
     technology
-        ``"Spatial Transcriptomics"`` (100 um spots, square grid of 200 um) or ``"Visium"`` (55 um spots, hexagonal
-        grid of 100 um).
+        ``"Spatial Transcriptomics"`` (100 um spots, square grid of 200 um), ``"Visium"`` (55 um spots, hexagonal grid of
+        100 um), ``"Visium HD"`` or ``"Xenium"`` (square bins of 128 or 100 um, with metadata as wrong as HEST's).
     size_um
         Width and height of a slide in um. The default holds some 140 Spatial Transcriptomics spots on 4143 x 3857 px.
     mpp
@@ -87,6 +90,9 @@ def synthetic(
         That many consecutive slides are of one patient: "A", "B", ...
     compression
         ``"jpeg"`` or ``"deflate"``, of the TIFF.
+    extras
+        Write HEST's other folders as well: outlines of the tissue, nuclei as CellViT gives them, patches, and of a Xenium
+        slide its cells, nuclei and transcripts, of which the counts are the sums.
     seed
         Same seed and options, same files.
     overwrite
@@ -114,7 +120,7 @@ def synthetic(
     root = Path(out)
     _make_room(root, overwrite=overwrite)
     genes = draw_genes(np.random.default_rng([seed, 1]), n_genes)
-    plan = _Plan(root, technology, size_um, mpp, seed, compression, genes)
+    plan = _Plan(root, technology, size_um, mpp, seed, compression, genes, extras)
     records = [_write_slide(plan, name, i // slides_per_patient) for i, name in enumerate(slides)]
     _files.write_table(root / _files.TABLE, records)
     return root
@@ -182,7 +188,7 @@ def _make_room(root: Path, *, overwrite: bool) -> None:
             raise HisDiffError(f"{root} holds files that are not synthetic slides; give an empty folder.")
         if not overwrite:
             raise HisDiffError(f"{root} holds synthetic slides; give another folder or overwrite=True.")
-        for folder in _files.FOLDERS:
+        for folder in (*_files.FOLDERS, *_files.EXTRA_FOLDERS):
             shutil.rmtree(root / folder, ignore_errors=True)
         (root / _files.TABLE).unlink(missing_ok=True)
     for folder in _files.FOLDERS:
@@ -205,7 +211,7 @@ def _write_slide(plan: _Plan, name: str, patient: int) -> dict[str, Any]:
     image = stain_section(rng["image"], tissue, nuclei, draw_stain(rng["stain"]), shape, plan.mpp)
 
     spots = lay_spots(rng["spots"], plan.technology, width, height)
-    under = look_under(spots, plan.technology.diameter_um, tissue, nuclei)
+    under = look_under(spots, plan.technology, tissue, nuclei)
     on_tissue = (under["outside"] < 0.5).to_numpy()
     if not on_tissue.any():
         raise HisDiffError(f"no spot lies on the tissue of slide {name!r}; make size_um={plan.size_um} larger.")
@@ -216,6 +222,9 @@ def _write_slide(plan: _Plan, name: str, patient: int) -> dict[str, Any]:
     truth.obsm["spatial"] = spots[["x_um", "y_um"]].to_numpy() / plan.mpp
     _write_map(plan, name, tissue, nuclei, shift)
     counts = _table(spots, truth, draw_counts(rng["counts"], truth.X))
+    if plan.extras:
+        own = np.random.default_rng([plan.seed, 4, zlib.crc32(name.encode())])
+        write_extras(own, plan.root, name, plan.technology_name, plan.mpp, image, tissue, nuclei, counts)
     return _write_files(plan, name, patient, image, counts, truth)
 
 
@@ -224,7 +233,7 @@ def _write_map(plan: _Plan, name: str, tissue: Tissue, nuclei: list[Nuclei], shi
     width, height = plan.size_um
     x, y = (a.ravel() for a in np.meshgrid(*(np.arange(_MAP_UM / 2, side, _MAP_UM) for side in (width, height))))
     points = pd.DataFrame({"x_um": x, "y_um": y}, index=[f"{a:g}x{b:g}" for a, b in zip(x, y, strict=True)])
-    under = look_under(points, plan.technology.diameter_um, tissue, nuclei)
+    under = look_under(points, plan.technology, tissue, nuclei)
     here = (under["outside"] < 0.5).to_numpy()
     truth = ad.AnnData(
         rate_of_morphology(under[here], plan.genes, shift),
@@ -258,7 +267,9 @@ def _write_files(
     small = _files.thumbnail(image)
     _files.write_image(plan.root / "wsis" / f"{name}.tif", image, plan.mpp, plan.compression)
     _files.write_thumbnail(plan.root / "thumbnails" / f"{name}_downscaled_fullres.jpeg", small)
-    diameter_px = plan.technology.diameter_um / plan.mpp
+    said = plan.technology.said or (plan.technology.pitch_um, plan.technology.diameter_um)
+    # HEST notes Visium spots for Xenium
+    diameter_px = (55.0 if plan.technology_name == "Xenium" else plan.technology.diameter_um) / plan.mpp
     _files.write_counts(plan.root / "st" / f"{name}.h5ad", counts, small, small.shape[1] / width, diameter_px)
     truth.write_h5ad(plan.root / "truth" / f"{name}.h5ad")
     record = {
@@ -271,8 +282,8 @@ def _write_files(
         "species": "Homo sapiens",
         "patient": _letters(patient),
         "st_technology": plan.technology_name,
-        "inter_spot_dist": plan.technology.pitch_um,
-        "spot_diameter": plan.technology.diameter_um,
+        "inter_spot_dist": said[0],
+        "spot_diameter": said[1],
         "spots_under_tissue": counts.n_obs,
         "nb_genes": counts.n_vars,
         "pixel_size_um_embedded": None,

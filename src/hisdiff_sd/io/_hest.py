@@ -1,44 +1,63 @@
 from __future__ import annotations
 
-import difflib
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pandas as pd
-from scipy.stats import pearsonr
 
-from hisdiff_sd._errors import HisDiffError, MissingFileError
-from hisdiff_sd.io._metadata import number, read_metadata, sample_ids
-from hisdiff_sd.io._slide import SlideParts, assemble, check_mpp
+from hisdiff_sd import _keys as keys
+from hisdiff_sd._errors import HisDiffError, HisDiffWarning
+from hisdiff_sd.io import _hest_facts as facts
+from hisdiff_sd.io._hest_cells import find_cells, read_cells, transcript_points
+from hisdiff_sd.io._hest_files import find_slide, needed, part
+from hisdiff_sd.io._hest_geometry import declared_geometry
+from hisdiff_sd.io._metadata import number, read_metadata, text
+from hisdiff_sd.io._outlines import outline_shapes, read_outlines
+from hisdiff_sd.io._slide import SlideParts, assemble, check_mpp, transformations_of
 
 if TYPE_CHECKING:
     from anndata import AnnData
     from spatialdata import SpatialData
 
-# spot diameter and pitch in um, for slides whose metadata leave them blank
-_GEOMETRY = {"Visium": (55.0, 100.0), "Spatial Transcriptomics": (100.0, 200.0)}
-_THUMBNAIL_AGREEMENT = 0.9
+_ABOUT = {"patient": "patient", "species": "species", "organ": "organ", "dataset": "dataset_title"}
 
 
-def hest(path: str | Path, sample_id: str, *, mpp: float | None = None) -> SpatialData:
-    """Read one Visium or Spatial Transcriptomics slide of HEST-1k, lazily.
+def hest(
+    path: str | Path,
+    sample_id: str | None = None,
+    *,
+    mpp: float | None = None,
+    tissue: bool = True,
+    cells: bool | Literal["cellvit", "xenium"] = False,
+    transcripts: bool = False,
+) -> SpatialData:
+    """Read one slide of HEST-1k, lazily: Visium, Spatial Transcriptomics, Visium HD or Xenium.
 
     Parameters
     ----------
     path
-        Root of a HEST folder: ``wsis/``, ``st/``, ``metadata/``.
+        Root of a HEST folder (``wsis/``, ``st/``, ``metadata/``; whatever else HEST has is used where it is there), or a
+        folder with the files of a slide, side by side: ``<id>.tif``, ``<id>.h5ad``, ``<id>.json``.
     sample_id
-        Id of the slide, such as ``"SPA148"``.
+        Id of the slide, such as ``"SPA148"``; may be left out if there is only one.
     mpp
         Micrometres per level-0 pixel. By default ``pixel_size_um_estimated`` of the metadata, the one source HEST
         itself trusts.
+    tissue
+        Take the outlines of ``tissue_seg/`` where they are there.
+    cells
+        Take outlines of cells: ``"xenium"`` those of the instrument, as ``cells`` and ``nuclei``; ``"cellvit"`` the nuclei
+        that CellViT saw on the H&E image, as ``cells`` with their ``class``; True the first of these that is there.
+    transcripts
+        Take the transcripts of a Xenium slide, as lazy points ``transcripts``.
 
     Returns
     -------
     SpatialData with ``he`` (multiscale uint8 image), ``spots`` (circles, level-0 px, indexed by barcode), ``table``
-    (raw counts) and the coordinate systems ``global`` (level-0 px) and ``microns``. No full-resolution pixel is read.
+    (raw counts), what else was asked for, and the coordinate systems ``global`` (level-0 px) and ``microns``. No
+    full-resolution pixel and no transcript is read.
 
     Raises
     ------
@@ -48,6 +67,13 @@ def hest(path: str | Path, sample_id: str, *, mpp: float | None = None) -> Spati
         If the pixel size is unknown, the image is truncated, counts are not raw counts, barcodes are duplicated, or
         counts and image are of different slides.
 
+    Notes
+    -----
+    Visium HD and Xenium slides have square bins: HEST pools bins of 16 um to 128 um, and sums transcripts in squares of
+    100 um. Their ``spots`` are the circles in these squares, so that they are worked with like any others; the attributes
+    say ``spot_shape: square``. Their size is what is measured between their centres, because what the metadata say of
+    them is blank or wrong.
+
     Examples
     --------
     >>> import tempfile, hisdiff_sd as hd
@@ -56,55 +82,88 @@ def hest(path: str | Path, sample_id: str, *, mpp: float | None = None) -> Spati
     ['radius', 'geometry']
     """
     root = Path(path)
-    counts_path, image_path = _files(root, sample_id)
-    metadata = read_metadata(root, sample_id)
-    technology = str(metadata.get("st_technology", ""))
-    if technology not in _GEOMETRY:
-        raise HisDiffError(
-            f"slide {sample_id!r} is of technology {technology or 'unknown'!r} (st_technology in the metadata of {root}); "
-            f"slides that can be read are of: {', '.join(_GEOMETRY)}"
-        )
-    diameter, pitch = _GEOMETRY[technology]
-    mpp, mpp_source = _pixel_size(metadata, mpp, root, sample_id)
+    slide = find_slide(root, sample_id)
+    counts_path, image_path = needed(root, slide, "st", "wsis")
+    metadata = read_metadata(root, slide)
+    technology, geometry = declared_geometry(metadata, slide, root)
+    size, size_source = _pixel_size(metadata, mpp, root, slide)
+    more = _more(root, slide, technology, cells=cells, transcripts=transcripts)
     counts = _read_h5ad(counts_path)
+    xy = _positions(counts, counts_path)
     sdata = assemble(
         SlideParts(
-            slide=sample_id,
+            slide=slide,
             image_path=image_path,
             counts_path=counts_path,
             counts=counts,
-            xy=_positions(counts, counts_path),
-            mpp=mpp,
-            mpp_source=mpp_source,
-            spot_diameter_um=number(metadata, "spot_diameter") or diameter,
-            spot_pitch_um=number(metadata, "inter_spot_dist") or pitch,
-            about={
-                "patient": str(metadata.get("patient", "")),
-                "species": str(metadata.get("species", "")),
-                "organ": str(metadata.get("organ", "")),
-                "dataset": str(metadata.get("dataset_title", "")),
-                "technology": technology,
-            },
+            xy=xy,
+            mpp=size,
+            mpp_source=size_source,
+            spot_diameter_um=geometry.diameter_um,
+            spot_pitch_um=geometry.pitch_um,
+            bins=geometry.bins,
+            about={"technology": technology, **{k: text(metadata, v) for k, v in _ABOUT.items()}},
         )
     )
-    _check_thumbnail(counts, sdata["table"].uns["spatial"], counts_path, image_path)
+    facts.check_thumbnail(counts, sdata["table"].uns["spatial"], counts_path, image_path)
+    _note_facts(sdata, counts, xy, metadata, root)
+    if tissue:
+        _add_tissue(sdata, part(root, slide, "tissue_seg"))
+    _add(sdata, more)
     return sdata
 
 
-def _files(root: Path, sample_id: str) -> tuple[Path, Path]:
-    if not root.is_dir():
-        raise MissingFileError(f"no folder {root}; a HEST root has the folders wsis/, st/ and metadata/")
-    ids = sample_ids(root)
-    if sample_id not in ids:
-        near = difflib.get_close_matches(sample_id, ids, n=1)
-        listed = ", ".join(ids[:20]) + (f" ... ({len(ids)} in all)" if len(ids) > 20 else "")
-        hint = f" Did you mean {near[0]!r}?" if near else ""
-        raise MissingFileError(f"no slide {sample_id!r} in {root}; there are: {listed or 'none'}.{hint}")
-    counts, image = root / "st" / f"{sample_id}.h5ad", root / "wsis" / f"{sample_id}.tif"
-    for file, what in ((counts, "counts"), (image, "H&E image")):
-        if not file.exists():
-            raise MissingFileError(f"slide {sample_id!r} has no {what}: {file} is missing; fetch it")
-    return counts, image
+def _note_facts(sdata: SpatialData, counts: AnnData, xy: pd.DataFrame, metadata: dict[str, Any], root: Path) -> None:
+    """Put what the files say of each other into the record of the slide."""
+    attrs = sdata.attrs[keys.ATTRS]
+    slide, mpp, found = attrs["slide"], attrs["mpp"], attrs["qc"]
+    measured = found.get("measured_pitch_um")
+    of_grid = mpp * found["declared_pitch_um"] / measured if measured else None
+    found["pixel_sizes"] = facts.pixel_sizes(metadata, part(root, slide, "wsis"), of_grid)
+    cut_at = number(metadata, "pixel_size_um_estimated") or mpp
+    totals = np.asarray(sdata[keys.TABLE].X.sum(axis=1), np.float64).ravel()
+    found |= facts.size_fact(metadata, attrs["true_size"], slide)
+    found |= facts.totals_fact(counts[sdata[keys.TABLE].obs_names], totals, slide)
+    found |= facts.patches_fact(part(root, slide, "patches"), xy, cut_at, slide)
+
+
+def _more(root: Path, slide: str, technology: str, *, cells: bool | str, transcripts: bool) -> dict[str, Path]:
+    """Files of what was asked for besides image and counts, by the name of the element."""
+    if transcripts and technology != "Xenium":
+        raise HisDiffError(f"slide {slide!r} is of technology {technology!r}; only Xenium slides have transcripts")
+    found = find_cells(root, slide, cells) if cells else {}
+    if transcripts:
+        (found[keys.TRANSCRIPTS],) = needed(root, slide, "transcripts")
+    return found
+
+
+def _add_tissue(sdata: SpatialData, contours: Path) -> None:
+    """Add the outlines of the tissue, if there are any."""
+    attrs = sdata.attrs[keys.ATTRS]
+    if not contours.exists():
+        return
+    try:
+        outlines = read_outlines(contours, *attrs["true_size"])
+    except HisDiffError as error:  # others can be drawn; the slide is not worth less
+        warnings.warn(
+            f"slide {attrs['slide']} has no outlines of tissue: {error}; or draw others with hd.pp.tissue",
+            HisDiffWarning,
+            stacklevel=3,
+        )
+    else:
+        sdata.shapes[keys.TISSUE] = outline_shapes(outlines, attrs["mpp"], transformations_of(attrs["mpp"]))
+
+
+def _add(sdata: SpatialData, files: dict[str, Path]) -> None:
+    """Add cells and transcripts, and say which files they are from."""
+    attrs = sdata.attrs[keys.ATTRS]
+    at = transformations_of(attrs["mpp"])
+    for name, path in files.items():
+        attrs["source"][name] = path.name
+        if name == keys.TRANSCRIPTS:
+            sdata.points[name] = transcript_points(path, at)
+        else:
+            sdata.shapes[name] = read_cells(path, at)
 
 
 def _pixel_size(metadata: dict[str, Any], mpp: float | None, root: Path, sample_id: str) -> tuple[float, str]:
@@ -138,28 +197,3 @@ def _positions(counts: AnnData, path: Path) -> pd.DataFrame:
     if xy.ndim != 2 or xy.shape[1] < 2:
         raise HisDiffError(f"obsm['spatial'] of {path} has shape {xy.shape}; x and y of every spot are needed")
     return pd.DataFrame(xy[:, :2], index=counts.obs_names, columns=["x", "y"])
-
-
-def _check_thumbnail(counts: AnnData, drawn: dict[str, Any], counts_path: Path, image_path: Path) -> None:
-    """HEST keeps a small image beside the counts: another slide's image does not look like it."""
-    from PIL import Image
-
-    stored = counts.uns.get("spatial", {}).get("ST", {}).get("images", {}).get("downscaled_fullres")
-    if stored is None:
-        return
-    (library,) = drawn.values()
-    stored = np.asarray(stored)
-    if stored.dtype.kind == "f" and stored.max() <= 1:  # as matplotlib reads images
-        stored = stored * 255
-    pair = [
-        np.asarray(Image.fromarray(image.astype(np.uint8)).convert("L").resize((96, 96)), np.float64).ravel()
-        for image in (stored, library["images"]["hires"])
-    ]
-    if min(p.std() for p in pair) == 0:
-        return
-    agreement = float(pearsonr(*pair).statistic)
-    if agreement < _THUMBNAIL_AGREEMENT:
-        raise HisDiffError(
-            f"counts and image seem to be of different slides: the small image in {counts_path} does not look like "
-            f"{image_path} (correlation {agreement:.2f})"
-        )

@@ -20,6 +20,7 @@ from hisdiff_sd.io._image import open_image, pyramid, thumbnail, true_size
 if TYPE_CHECKING:
     from anndata import AnnData
     from spatialdata import SpatialData
+    from spatialdata.transformations import BaseTransformation
 
 _MOST_OUTSIDE = 0.05
 FEWEST_FOR_PITCH = 7
@@ -45,6 +46,8 @@ class SlideParts:
         Nominal geometry of the technology.
     about
         Patient, species, organ, technology: what the source says of the slide.
+    bins
+        Whether the spots are square bins without gaps between them: then the measured distance is their size.
     """
 
     slide: str
@@ -57,6 +60,7 @@ class SlideParts:
     spot_diameter_um: float
     spot_pitch_um: float | None
     about: dict[str, str] = field(default_factory=dict)
+    bins: bool = False
 
 
 def check_mpp(mpp: float) -> float:
@@ -71,15 +75,13 @@ def assemble(parts: SlideParts) -> SpatialData:
     from geopandas import GeoDataFrame, points_from_xy
     from spatialdata import SpatialData
     from spatialdata.models import ShapesModel
-    from spatialdata.transformations import Identity, Scale
 
     image = open_image(parts.image_path)
     table, found = clean_counts(parts.counts, str(parts.counts_path))
     xy = _join(parts, table)
     xy, table = _inside(parts, xy, table, image, found)
-    _check_pitch(parts, xy, found)
-    diameter_px = parts.spot_diameter_um / parts.mpp
-    transformations = {"global": Identity(), "microns": Scale([parts.mpp, parts.mpp], axes=("x", "y"))}
+    diameter, pitch = _measured_geometry(parts, xy, found)
+    diameter_px = diameter / parts.mpp
     shapes = GeoDataFrame(
         {"radius": np.full(len(xy), diameter_px / 2)},
         geometry=points_from_xy(xy[:, 0], xy[:, 1]),
@@ -95,12 +97,13 @@ def assemble(parts: SlideParts) -> SpatialData:
         mpp=parts.mpp,
         mpp_source=parts.mpp_source,
         about=parts.about,
-        spot_um=(parts.spot_diameter_um, parts.spot_pitch_um),
+        spot_um=(diameter, pitch),
+        spot_shape="square" if parts.bins else "circle",
         found=found,
     )
     return SpatialData(
         images={keys.HE: pyramid(image, parts.mpp)},
-        shapes={keys.SPOTS: ShapesModel.parse(shapes, transformations=transformations)},
+        shapes={keys.SPOTS: ShapesModel.parse(shapes, transformations=transformations_of(parts.mpp))},
         tables={keys.TABLE: parse_table(table, keys.SPOTS)},
         attrs={keys.ATTRS: attrs},
     )
@@ -115,6 +118,7 @@ def slide_record(
     mpp_source: str,
     about: dict[str, str],
     spot_um: tuple[float | None, float | None] = (None, None),
+    spot_shape: str | None = None,
     found: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """What a store says of its slide: ``sdata.attrs["hisdiff_sd"]``."""
@@ -127,10 +131,18 @@ def slide_record(
         "mpp_source": mpp_source,
         "spot_diameter_um": spot_um[0],
         "spot_pitch_um": spot_um[1],
+        "spot_shape": spot_shape,
         "true_size": [height, width],
         "source": source,
         "qc": found or {},
     }
+
+
+def transformations_of(mpp: float) -> dict[str, BaseTransformation]:
+    """From level-0 px to the coordinate systems of a store."""
+    from spatialdata.transformations import Identity, Scale
+
+    return {"global": Identity(), "microns": Scale([mpp, mpp], axes=("x", "y"))}
 
 
 def dress_table(table: AnnData, region: str, xy: np.ndarray, uns: dict[str, Any]) -> None:
@@ -207,16 +219,24 @@ def _inside(
     return xy[inside], table[inside].copy()
 
 
-def _check_pitch(parts: SlideParts, xy: np.ndarray, found: dict[str, Any]) -> None:
-    """Compare the measured spot pitch with the declared one: the surest check of the pixel size."""
-    if parts.spot_pitch_um is None or len(xy) < FEWEST_FOR_PITCH:
-        return
+def _measured_geometry(parts: SlideParts, xy: np.ndarray, found: dict[str, Any]) -> tuple[float, float | None]:
+    """Diameter and pitch in um, after a look at the distance of the spots: the surest check of the pixel size."""
+    declared = parts.spot_pitch_um
+    found["declared_pitch_um"] = declared
+    if declared is None or len(xy) < FEWEST_FOR_PITCH:
+        return parts.spot_diameter_um, declared
     measured = pitch_px(xy) * parts.mpp
     found["measured_pitch_um"] = measured
-    if not 0.85 < measured / parts.spot_pitch_um < 1.15:
+    if not 0.85 < measured / declared < 1.15:
+        fits = f"; they would be at {parts.mpp * declared / measured:.4g} um per px" if measured > 0 else ""
         warnings.warn(
             f"slide {parts.slide}: neighbouring spots are {measured:.0f} um apart at {parts.mpp:.4g} um per px "
-            f"({parts.mpp_source}), {parts.spot_pitch_um:g} um are declared; give mpp= if the pixel size is wrong",
+            f"({parts.mpp_source}), {declared:g} um are declared{fits}; give mpp= if the pixel size is wrong"
+            + ("; their measured distance is taken for their size" if parts.bins else ""),
             HisDiffWarning,
             stacklevel=4,
         )
+    if parts.bins and measured > 0:
+        size = round(measured, 1)  # what lies below is the rounding of their centres
+        return size, size
+    return parts.spot_diameter_um, declared

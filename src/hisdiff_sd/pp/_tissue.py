@@ -1,16 +1,16 @@
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from hisdiff_sd import _keys as keys
-from hisdiff_sd._errors import HisDiffError, MissingFileError, check_one_of
+from hisdiff_sd._errors import HisDiffError, check_one_of
 from hisdiff_sd._provenance import provenance
 from hisdiff_sd._tissue_mask import outlines, tissue_mask
 from hisdiff_sd._version import __version__
+from hisdiff_sd.io._outlines import outline_shapes, read_outlines
 from hisdiff_sd.io._store import check_shapes_name, check_writable, slide_attrs, write_shapes
 from hisdiff_sd.tiles._source import channels_first
 
@@ -82,8 +82,6 @@ def tissue(
     >>> len(sdata["tissue"])
     1
     """
-    from geopandas import GeoDataFrame
-    from spatialdata.models import ShapesModel
     from spatialdata.transformations import get_transformation
 
     mpp, (height, width) = _pixel_size(sdata), slide_attrs(sdata)["true_size"]
@@ -95,12 +93,9 @@ def tissue(
     if key_added in sdata.shapes and not overwrite:
         raise HisDiffError(f"the slide has shapes {key_added!r} already; give overwrite=True to replace them")
     check_writable(sdata)
-    read = None if contours is None else _read(Path(contours), height, width)
+    read = None if contours is None else read_outlines(Path(contours), height, width)
     found = read or _find(sdata, image_key, mpp, min_area_um2, min_hole_um2)
-    areas = np.array([polygon.area for polygon in found]) * mpp**2
-    frame = GeoDataFrame({"tissue_id": np.arange(len(found)), "area_um2": areas}, geometry=found)
-    transformations = get_transformation(sdata.images[image_key], get_all=True)
-    frame = ShapesModel.parse(frame, transformations=transformations)
+    frame = outline_shapes(found, mpp, get_transformation(sdata.images[image_key], get_all=True))
     made = {"contours": Path(contours).name} if contours is not None else {"image": image_key}
     record = provenance(kind="tissue", min_area_um2=min_area_um2, min_hole_um2=min_hole_um2, **made)
     frame.attrs[keys.ATTRS] = {**record, "version": __version__}
@@ -170,32 +165,3 @@ def _averaged(image: da.Array, factor: int) -> np.ndarray:
         image = image[:, :height, :width].rechunk((3, block, block))
         image = da.coarsen(np.mean, image, {1: factor, 2: factor}).round().astype(np.uint8)
     return np.asarray(image)
-
-
-def _read(path: Path, height: int, width: int) -> list[Polygon]:
-    """The polygons of a GeoJSON file as far as they lie on the image, the largest first."""
-    import shapely
-
-    if not path.is_file():
-        raise MissingFileError(f"no file {path} with outlines of tissue")
-    try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
-        shapes = [shapely.geometry.shape(geometry) for geometry in _geometries(content)]
-    except Exception as error:  # json's, and whatever shapely raises at a geometry that is none
-        raise HisDiffError(f"{path} cannot be read as GeoJSON ({error}); fetch it again") from error
-    parts = shapely.get_parts(shapely.intersection(shapely.make_valid(shapes), shapely.box(0, 0, width, height)))
-    parts = shapely.get_parts(parts)  # of collections
-    found = [part for part in parts if part.geom_type == "Polygon" and part.area > 0]
-    if not found:
-        raise HisDiffError(
-            f"{path} has no polygon on the image ({width} x {height} px, {len(shapes)} geometries in the file); outlines "
-            "in level-0 px of this slide are needed"
-        )
-    return sorted(found, key=lambda polygon: polygon.area, reverse=True)
-
-
-def _geometries(content: dict[str, Any]) -> list[dict[str, Any]]:
-    """The geometries of a GeoJSON object of whatever kind."""
-    if content["type"] == "FeatureCollection":
-        return [feature["geometry"] for feature in content["features"]]
-    return [content["geometry"] if content["type"] == "Feature" else content]
