@@ -3,9 +3,10 @@
     python benchmarks/crash.py --kills 50 --json FILE
 
 Small synthetic slides are converted, embedded, predicted and overwritten (the store, the embedding, the prediction) by
-processes that are killed with SIGKILL, `--kills` of each of the four. Seven in ten are killed at a random moment after
-they began to write, the others at a random moment of their run. Before it is killed a process is stopped, and whether it
-was inside a write is read from the disk: a stage is there, or a file of partial results that is not yet whole.
+processes that are killed with SIGKILL, `--kills` of each of the four. Two thirds are killed at a random moment after they
+began to write an element, some while they write partial results, the others at a random moment of their run. Before it is
+killed a process is stopped, and whether it was inside a write is read from the disk: a stage is there, or a file of partial
+results that is not yet whole.
 
 After every kill a fresh process opens the store with `spatialdata.read_zarr`. Every element has to be what it was before
 the work, or what it is after it, by a hash of its content; then the same work is done again, and has to end as if nothing
@@ -17,6 +18,7 @@ All processes are forked from this one after its imports, before it has threads.
 from __future__ import annotations
 
 import argparse
+import gc
 import hashlib
 import importlib
 import json
@@ -44,13 +46,13 @@ from anndata import AnnData
 from spatialdata.models import TableModel
 
 import hisdiff_sd as hd
+from hisdiff_sd.io import _atomic, _lock
 from hisdiff_sd.io._atomic import PARTIAL, STAGE, scratch_folder
 from hisdiff_sd.io._store import write_table
 from hisdiff_sd.pp import _partial
 
-INSIDE_SHARE = 0.7
+STAGE_SHARE, PARTIAL_SHARE = 0.65, 0.1  # of kills that wait until a write begins
 TRIES = 20  # to kill a process before it is done
-ROUNDS = 50
 _partial._SECONDS = 0.0  # partial results of every batch are written
 
 
@@ -102,10 +104,9 @@ class Child:
         return os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
 
 
-def is_writing(store: Path) -> bool:
-    """Whether something is being written into a store, or beside it."""
-    scratch = scratch_folder(store)
-    return any(scratch.glob(f"{STAGE}*")) or any(scratch.glob(f"{PARTIAL}*/building"))
+def is_writing(store: Path, what: tuple[str, ...] = (f"{STAGE}*", f"{PARTIAL}*/building")) -> bool:
+    """Whether a stage, or a file of partial results that is not yet whole, lies beside a store."""
+    return any(True for pattern in what for _ in scratch_folder(store).glob(pattern))
 
 
 # the work: functions of the folder with slides and model, and of the store
@@ -169,43 +170,45 @@ def content(store: Path) -> dict[str, str] | None:
     if not store.exists():
         return None
     sdata = spatialdata.read_zarr(store)
-    found = {"attrs": json.dumps(sdata.attrs, sort_keys=True, default=str)}
+    found = {"attrs": digest(sdata.attrs)}
     for kind, name, element in sdata.gen_elements():
-        digest = hashlib.sha256()
         if kind == "tables":
-            values = element.X.toarray() if hasattr(element.X, "toarray") else np.asarray(element.X)
-            layers = {layer: np.asarray(element.layers[layer]).tobytes() for layer in filter(None, element.layers)}
-            for part in (values.tobytes(), element.obs.to_csv().encode(), *layers, *layers.values(), str(element.uns)):
-                digest.update(part if isinstance(part, bytes) else part.encode())
+            values = element.X.toarray() if hasattr(element.X, "toarray") else element.X
+            layers = {layer: element.layers[layer] for layer in element.layers if layer is not None}
+            parts = [values, layers, element.obs.to_csv(), element.var.to_csv(), dict(element.obsm), dict(element.uns)]
         elif kind == "shapes":
-            digest.update(element.to_wkb().to_csv().encode())
+            parts = [element.to_wkb().to_csv()]
         else:
-            for level in element.children.values():
-                digest.update(level.image.to_numpy().tobytes())
-        found[f"{kind}/{name}"] = digest.hexdigest()[:16]
+            parts = [level.image.to_numpy() for level in element.children.values()]
+        found[f"{kind}/{name}"] = digest(parts)
     return found
 
 
-def look(store: Path) -> dict[str, Any]:
-    """Whether the store can be opened, and what is in it."""
-    try:
-        return {"opened": True, "content": content(store)}
-    except Exception as error:  # noqa: BLE001  # whatever keeps a reader from opening it
-        return {"opened": False, "content": None, "error": f"{type(error).__name__}: {error}"}
+def digest(value: Any) -> str:
+    """A hash that does not depend on the order of keys."""
+    if isinstance(value, dict):
+        value = [[key, digest(value[key])] for key in sorted(value)]
+    elif isinstance(value, list):
+        value = [digest(part) for part in value]
+    elif isinstance(value, np.ndarray):
+        value = [str(value.shape), value.tobytes().hex() if value.dtype.kind != "O" else str(value.tolist())]
+    return hashlib.sha256(str(value).encode()).hexdigest()[:12]
 
 
-def finish(work: Callable[[Path, Path], None], folder: Path, store: Path) -> dict[str, Any]:
-    """Do the work again; what is in the store then, and what is left over."""
+def look_and_finish(work: Callable[[Path, Path], None], folder: Path, store: Path) -> dict[str, Any]:
+    """What is in a store after a kill, if it can be opened; what is in it and beside it when the work was done again."""
+    result: dict[str, Any] = {"opened": False, "content": None, "then": None, "left": [], "error": ""}
     try:
-        if work is convert and store.exists():
-            return {"content": content(store), "left": []}
-        work(folder, store)
-    except Exception as error:  # noqa: BLE001  # whatever keeps the work from being done
-        return {"content": None, "left": [], "error": f"{type(error).__name__}: {error}"}
-    left = [p.name for p in scratch_folder(store).glob("*-*")]
-    left += [p.name for p in store.rglob("*.partial")]
-    report = hd.io.check(store)
-    return {"content": content(store), "left": left + report["problem"].tolist()}
+        result["content"] = content(store)
+        result["opened"] = True
+        if not (work is convert and store.exists()):
+            work(folder, store)
+        result["then"] = content(store)
+    except Exception as error:  # noqa: BLE001  # whatever keeps a reader from opening it, or the work from being done
+        result["error"] = f"{type(error).__name__}: {error}"
+        return result
+    result["left"] = [p.name for p in scratch_folder(store).glob("*-*")] + hd.io.check(store)["problem"].tolist()
+    return result
 
 
 # killing
@@ -217,7 +220,7 @@ class Case:
     def __init__(self, work: Callable[[Path, Path], None], begin: str | None, folder: Path) -> None:
         self.work, self.folder = work, folder
         self._begin = None if begin is None else folder / begin
-        self.store = folder / "killed" / "S1.zarr"
+        self.store = folder / work.__name__ / "S1.zarr"
         self._reset()
         self.before = Child(content, self.store).result()
         self.seconds, self.writing = self._timed()
@@ -246,40 +249,44 @@ class Case:
         return time.monotonic() - start, longest
 
     def kill(self, rng: random.Random) -> bool:
-        """Kill one run; whether it was inside a write."""
-        wanted = rng.random() < INSIDE_SHARE
+        """Kill one run before it is done; whether it was inside a write."""
         for _ in range(TRIES):
             self._reset()
-            child, start = Child(self.work, self.folder, self.store), time.monotonic()
-            if wanted:
-                while not is_writing(self.store) and not child.is_done():
-                    time.sleep(0.0005)
+            draw, child, start = rng.random(), Child(self.work, self.folder, self.store), time.monotonic()
+            if draw < STAGE_SHARE:
+                self._wait(child, f"{STAGE}*")
                 time.sleep(rng.uniform(0, self.writing))
+            elif draw < STAGE_SHARE + PARTIAL_SHARE and self.work not in (convert, overwrite_store):
+                self._wait(child, f"{PARTIAL}*/building")
             else:
                 time.sleep(max(0.0, rng.uniform(0, self.seconds) - (time.monotonic() - start)))
             inside = child.kill(self.store)
-            if inside is not None and (inside or not wanted):
+            if inside is not None:
                 return inside
         raise RuntimeError(f"{self.work.__name__} was always done before it was killed")
 
+    def _wait(self, child: Child, pattern: str) -> None:
+        while not is_writing(self.store, (pattern,)) and not child.is_done():
+            time.sleep(0.0005)
 
-def killed(cases: list[Case], kills: int, rng: random.Random) -> dict[str, int]:
+
+def killed(kind: str, folder: Path, kills: int, seed: int) -> dict[str, int]:
     """Figures of one kind of work."""
+    cases, rng = [Case(work, begin, folder) for work, begin in WORKS[kind]], random.Random(f"{kind} {seed}")
     figures = dict.fromkeys(("kills", "inside_a_write", "opened", "not_there_yet", "lost", "unfinished"), 0)
     for number in range(kills):
         case = cases[number % len(cases)]
         figures["inside_a_write"] += case.kill(rng)
         figures["kills"] += 1
-        seen = Child(look, case.store).result()
+        seen = Child(look_and_finish, case.work, case.folder, case.store).result()
+        lost = seen["content"] not in (case.before, case.after)
+        unfinished = seen["then"] != case.after or bool(seen["left"])
         figures["opened"] += seen["opened"]
         figures["not_there_yet"] += seen["opened"] and seen["content"] is None
-        lost = seen["content"] not in (case.before, case.after)
         figures["lost"] += lost
-        done = Child(finish, case.work, case.folder, case.store).result()
-        unfinished = done["content"] != case.after or bool(done["left"])
         figures["unfinished"] += unfinished
         if lost or unfinished:
-            print(case.work.__name__, json.dumps({"seen": seen, "done": done, "after": case.after}), file=sys.stderr)
+            print(case.work.__name__, {**seen, "before": case.before, "after": case.after}, file=sys.stderr)
     return figures
 
 
@@ -323,26 +330,41 @@ def races(folder: Path, rounds: int) -> int:
     return lost
 
 
+def all_at_once(tasks: dict[str, tuple], jobs: int) -> dict[str, Any]:
+    """What functions return, each in a process of its own, some at a time."""
+    waiting, running, results = dict(tasks), {}, {}
+    while waiting or running:
+        while waiting and len(running) < jobs:
+            name = next(iter(waiting))
+            running[name] = Child(*waiting.pop(name))
+        time.sleep(0.05)
+        for name in [name for name, child in running.items() if child.is_done()]:
+            results[name] = running.pop(name).result()
+            print(f"{name}: {results[name]}", flush=True)
+    return results
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=50, help="of each of convert, embed, predict and overwrite")
-    parser.add_argument("--races", type=int, default=ROUNDS)
+    parser.add_argument("--races", type=int, default=50)
     parser.add_argument("--json", type=Path, help="file to write the figures to")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--jobs", type=int, default=1, help="kinds of work at a time")
+    parser.add_argument("--fallback", action="store_true", help="as on file systems without exchange and without flock")
     options = parser.parse_args()
-    rng = random.Random(options.seed)
+    if options.fallback:
+        _atomic._exchange, _lock._has_flock = lambda a, b: False, lambda folder: False
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         for name in Child(prepare, folder).result():
             with suppress(Exception):  # what cannot be imported alone; it only saves the children time
                 importlib.import_module(name)
-        by_kind = {}
-        for kind, works in WORKS.items():
-            start = time.monotonic()
-            by_kind[kind] = killed([Case(work, begin, folder) for work, begin in works], options.kills, rng)
-            print(f"{kind}: {by_kind[kind]}, {time.monotonic() - start:.0f} s", flush=True)
-        races_lost = races(folder, options.races)
-    totals = {key: sum(figures[key] for figures in by_kind.values()) for key in next(iter(by_kind.values()))}
+        gc.freeze()  # or every child would copy the memory of all objects
+        tasks: dict[str, tuple] = {kind: (killed, kind, folder, options.kills, options.seed) for kind in WORKS}
+        by_kind = all_at_once(tasks | {"races": (races, folder, options.races)}, options.jobs)
+    races_lost = by_kind.pop("races")
+    totals = {key: sum(figures[key] for figures in by_kind.values()) for key in by_kind["convert"]}
     write_json(options.json, {**totals, "races": options.races, "races_lost": races_lost, "by_kind": by_kind})
 
 
