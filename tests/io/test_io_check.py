@@ -129,6 +129,20 @@ def test_what_a_living_writer_builds_is_left_alone(store):
         assert build.exists()
 
 
+@needs_fork
+def test_the_lock_of_a_killed_process_is_named_and_keeps_nobody(store):
+    def work():
+        with locked(store):
+            yield
+
+    pid = killed_child(work)
+    found = the_finding(check(store))
+    assert found["severity"] == "note"
+    assert f"was held by process {pid} of" in found["problem"]
+    assert check(store, repair=True).empty
+    assert check(store).empty
+
+
 def test_a_store_that_somebody_writes_to_is_not_repaired(store):
     with locked(store):
         assert "is being written to by process" in the_finding(check(store))["problem"]

@@ -42,6 +42,9 @@ def leftovers(store: Path, *, repairing: bool) -> Iterator[Finding]:
     busy = not repairing and _is_held(scratch / LOCK)  # who repairs holds it itself
     if busy:
         yield Finding("note", str(store), f"is being written to by {_owner(scratch)}", "check again when it is done")
+    elif not repairing and (owner := owner_of(scratch / LOCK)) is not None:
+        problem = f"was held by process {owner.pid} of {owner.user} on {owner.host}, which is gone"
+        yield Finding("note", str(scratch / LOCK), problem, "nothing: the next writer takes it over")
     for stage in sorted(scratch.glob(f"{STAGE}*")):
         if _is_held(stage / LOCK) is not False:
             yield Finding("note", str(stage), f"{_owner(stage)} is building something to move in", "leave it alone")
