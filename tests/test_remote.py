@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import http.server
 import json
 import shutil
+import sys
+import threading
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -68,6 +73,49 @@ def test_what_is_made_for_a_store_at_a_url_goes_into_a_companion(url, tmp_path):
     sdata = open_store(url, tmp_path / "mine" / "S1.zarr")
     np.testing.assert_array_equal(sdata["again"].X, sdata["spots_morphology"].X)
     assert not list((tmp_path / "web").glob(".*"))
+
+
+class Quiet(http.server.SimpleHTTPRequestHandler):
+    """Serves files of a folder, which it cannot list for zarr, and says nothing."""
+
+    def log_message(self, *_arguments: object) -> None:
+        pass
+
+
+@pytest.fixture
+def web(store: Path) -> Iterator[str]:
+    """URL of the copy on a web server, without embedding: slide and counts only."""
+    sdata = spatialdata.read_zarr(store)
+    sdata.delete_element_from_disk("spots_morphology")
+    handler = partial(Quiet, directory=str(store.parent))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/{store.name}"
+        server.shutdown()
+
+
+def test_a_slide_on_a_web_server_is_embedded_and_predicted_into_a_companion(web, store, stores, tiny_model, tmp_path):
+    before = {path: path.stat().st_mtime_ns for path in store.parent.rglob("*")}
+    sdata = open_store(web, companion=tmp_path / "mine.zarr")
+    hd.pp.embed(sdata, "morphology")
+    hd.tl.predict(sdata, tiny_model, n_samples=2, steps=2)
+    assert {path: path.stat().st_mtime_ns for path in store.parent.rglob("*")} == before
+    mine = spatialdata.read_zarr(tmp_path / "mine.zarr")
+    assert set(mine.tables) == {"spots_morphology", "hisdiff"}
+    local = spatialdata.read_zarr(stores["S1"])
+    np.testing.assert_array_equal(mine["spots_morphology"].X, local["spots_morphology"].X)
+    local.path = None
+    hd.tl.predict(local, tiny_model, n_samples=2, steps=2)
+    np.testing.assert_array_equal(mine["hisdiff"].X, local["hisdiff"].X)
+    assert hd.io.check(tmp_path / "mine.zarr").empty
+    again = open_store(web, companion=tmp_path / "mine.zarr")
+    assert {"table", "hisdiff", "spots_morphology"} == set(again.tables)
+
+
+def test_a_package_that_a_protocol_needs_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "s3fs", None)
+    with pytest.raises(HisDiffError, match=r"s3://lab/S1\.zarr needs a package that is not installed: .*s3fs"):
+        open_store("s3://lab/S1.zarr")
 
 
 def test_points_are_left_out_and_it_is_said(store, url, caplog):

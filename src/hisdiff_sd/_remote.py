@@ -50,6 +50,8 @@ def read_remote(url: str) -> SpatialData:
         raise MissingFileError(f"no store at {url}: {error}") from error
     except HisDiffError:
         raise
+    except ImportError as error:  # fsspec knows the protocol and lacks its package, which it names
+        raise HisDiffError(f"{url} needs a package that is not installed: {error}") from error
     except Exception as error:  # of the file system, of the network, of zarr
         raise HisDiffError(f"{url} cannot be read as a SpatialData store ({type(error).__name__}: {error})") from error
     sdata.path = None  # the hollow copy is gone

@@ -16,10 +16,13 @@ class Settings:
     device
         Torch device for encoders and networks; ``"auto"`` takes a GPU where there is one.
         Starts as the environment variable ``HISDIFF_SD_DEVICE``.
+    lock_seconds
+        How long a writer waits for another process that writes to the same store, before it says who that is.
     """
 
     model: str | None = field(default_factory=lambda: os.environ.get("HISDIFF_SD_MODEL") or None)
     device: str = field(default_factory=lambda: os.environ.get("HISDIFF_SD_DEVICE") or "auto")
+    lock_seconds: float = 60.0
 
 
 settings = Settings()

@@ -3,28 +3,34 @@
 from __future__ import annotations
 
 import ctypes
+import errno
+import logging
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
 from hisdiff_sd._errors import HisDiffError
+from hisdiff_sd._settings import settings
+from hisdiff_sd.io._consolidated import METADATA, half_written, put, rewritten
+from hisdiff_sd.io._lock import HeldError, hold
+
+logger = logging.getLogger("hisdiff_sd")
 
 _AT_FDCWD = -100
-_RENAME_EXCHANGE = 2
-_LOCK = "lock"
-_LOCK_SECONDS = 60.0
+_SWAP = 2  # RENAME_EXCHANGE of Linux, RENAME_SWAP of macOS
+LOCK = "lock"
+STAGE, PARTIAL = "stage-", "partial-"  # folders with what is built, and with partial results
+_MOVING = "moving"  # in a stage: what is being moved in, until it is there and the metadata name it
+_ASIDE = "aside"  # in a stage: what is being replaced, where two directories cannot be exchanged
+_QUIET_SECONDS = 2.0
 
 
 def scratch_folder(target: Path) -> Path:
-    """The hidden sibling of a store: its lock, and new elements while they are built.
-
-    The lock file stays: removing it while another process waits for it would let two writers in.
-    """
+    """The hidden sibling of a store: its lock, and new elements while they are built."""
     return target.parent / f".{target.name}.hisdiff_sd"
 
 
@@ -32,63 +38,134 @@ def scratch_folder(target: Path) -> Path:
 def staged(target: Path) -> Iterator[Path]:
     """A path beside `target`, on the same file system, to build something in; removed afterwards whatever happens.
 
-    What a killed process left is removed by the next one: a stage whose lock can be had belongs to nobody.
+    What a killed process left is finished or removed by the next one: a stage whose lock can be had belongs to nobody.
     """
-    with locked(target):
-        for left in scratch_folder(target).glob("stage-*"):
-            with suppress(OSError), FileLock(left / _LOCK, timeout=0):
-                shutil.rmtree(left, ignore_errors=True)
-        build = Path(tempfile.mkdtemp(prefix="stage-", dir=scratch_folder(target)))
-        mine = FileLock(build / _LOCK)
-        mine.acquire()
-    try:
-        yield build / target.name
-    finally:
-        shutil.rmtree(build, ignore_errors=True)
-        mine.release()
+    with ExitStack() as held:
+        with locked(target):
+            finish_interrupted(target)
+            try:
+                stage = Path(tempfile.mkdtemp(prefix=STAGE, dir=scratch_folder(target)))
+                held.callback(shutil.rmtree, stage, ignore_errors=True)
+                held.enter_context(hold(stage / LOCK, 0))
+            except OSError as error:
+                raise _cannot_write(target, error) from error
+        try:
+            yield stage / target.name
+        finally:
+            # while its lock is held: nobody shall take it for that of a killed process
+            shutil.rmtree(stage, ignore_errors=True)
 
 
 @contextmanager
-def locked(target: Path) -> Iterator[None]:
-    """Hold the lock of a store; a second writer waits, then is told."""
+def locked(target: Path, seconds: float | None = None) -> Iterator[None]:
+    """Hold the lock of a store; a second writer waits `seconds` (of `hd.settings`), then is told who holds it."""
+    limit = settings.lock_seconds if seconds is None else seconds
     folder = scratch_folder(target)
-    lock = FileLock(folder / _LOCK)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock.acquire(timeout=_LOCK_SECONDS)
-    except Timeout as error:
-        raise HisDiffError(
-            f"another process has been writing to {target} for over {_LOCK_SECONDS:.0f} s; try again when it is done"
-        ) from error
-    except OSError as error:
-        raise HisDiffError(
-            f"cannot write beside {target} ({error.strerror or error}); choose a folder you may write to"
-        ) from error
-    try:
-        yield
-    finally:
-        lock.release()
-
-
-def move_in(new: Path, target: Path) -> None:
-    """Put `new` at `target` in one step; what stood there ends up at `new`."""
-    if not target.exists():
-        os.rename(new, target)
-    elif not _exchange(new, target):
-        # no exchange on this system: the window between the two renames is as short as it gets
-        aside = new.with_name(new.name + ".old")
-        os.rename(target, aside)
+    with ExitStack() as held:
         try:
-            os.rename(new, target)
-        except OSError:
-            os.rename(aside, target)
-            raise
+            folder.mkdir(parents=True, exist_ok=True)
+            try:
+                held.enter_context(hold(folder / LOCK, min(limit, _QUIET_SECONDS)))
+            except HeldError as waiting:
+                if limit > _QUIET_SECONDS:
+                    logger.info("waiting for %s, which writes to %s", waiting, target)
+                held.enter_context(hold(folder / LOCK, max(limit - _QUIET_SECONDS, 0)))
+        except HeldError as error:
+            raise HisDiffError(
+                f"{target} is being written to by {error}; waited {limit:g} s: try again when it is done, or wait longer "
+                "(hd.settings.lock_seconds)"
+            ) from error
+        except OSError as error:
+            raise _cannot_write(target, error) from error
+        yield
+
+
+def move_in(build: Path, target: Path, inside: str = "") -> None:
+    """Put what was `staged` at `target` in one step, or only the element `inside` it, such as ``"tables/hisdiff"``.
+
+    The lock of `target` must be held. What stood there is removed with the stage.
+    """
+    new, place, stage = build / inside, target / inside, build.parent
+    (stage / _MOVING).write_text(inside)
+    if inside:  # first, as the disk may be full
+        (stage / METADATA).write_text(rewritten(target, add={inside: new}))
+    if not place.exists():
+        os.rename(new, place)
+    elif not _exchange(new, place):
+        _two_renames(new, place, stage / _ASIDE, target, inside)
+    if inside:
+        os.replace(stage / METADATA, target / METADATA)
+
+
+def recover(target: Path) -> None:
+    """Before a store is read: finish the move of a process that was killed, if anybody may; readers do not wait."""
+    if any(scratch_folder(target).glob(f"{STAGE}*/{_MOVING}")):
+        with suppress(HeldError, OSError), hold(scratch_folder(target) / LOCK, 0):
+            finish_interrupted(target)
+
+
+def finish_interrupted(target: Path) -> list[Path]:
+    """Finish what killed processes were moving in, remove what they left, and say which stages that were.
+
+    The lock of `target` must be held.
+    """
+    finished = []
+    for stage in scratch_folder(target).glob(f"{STAGE}*"):
+        # one that belongs to a living process, or cannot be written to, is left alone
+        with suppress(HeldError, OSError), hold(stage / LOCK, 0):
+            if (stage / _MOVING).exists():
+                _finish(stage, target)
+            shutil.rmtree(stage)
+            finished.append(stage)
+    return finished
+
+
+def _finish(stage: Path, target: Path) -> None:
+    """Finish a move: of what was set aside, the new one takes the place; then the metadata follow."""
+    inside = (stage / _MOVING).read_text()
+    new, place, aside = stage / target.name / inside, target / inside, stage / _ASIDE
+    if aside.exists() and not place.exists():
+        os.rename(new if new.exists() else aside, place)
+    if inside and place.exists():
+        for file in half_written(target):
+            file.unlink(missing_ok=True)
+        put(target, rewritten(target, add={inside: place}))
 
 
 def _exchange(a: Path, b: Path) -> bool:
-    """Swap two directories in one system call (Linux); False where that is not available."""
-    try:
-        rename = ctypes.CDLL(None, use_errno=True).renameat2
-    except (AttributeError, OSError):
+    """Swap two directories in one system call (Linux, macOS); False where that is not available."""
+    if os.name != "posix":
         return False
-    return bool(rename(_AT_FDCWD, os.fsencode(a), _AT_FDCWD, os.fsencode(b), _RENAME_EXCHANGE) == 0)
+    libc, paths = ctypes.CDLL(None, use_errno=True), (os.fsencode(a), os.fsencode(b))
+    if sys.platform == "darwin":
+        return bool(libc.renamex_np(*paths, _SWAP) == 0)
+    if not hasattr(libc, "renameat2"):
+        return False
+    return bool(libc.renameat2(_AT_FDCWD, paths[0], _AT_FDCWD, paths[1], _SWAP) == 0)
+
+
+def _two_renames(new: Path, place: Path, aside: Path, target: Path, inside: str) -> None:
+    """Replace a directory where two cannot be exchanged; after a kill in between, `finish_interrupted` goes on."""
+    before = aside.with_name("before")
+    if inside:  # or readers would stumble over what is missing between the two renames
+        shutil.copyfile(target / METADATA, before)
+        put(target, rewritten(target, drop=[inside]))
+    try:
+        os.rename(place, aside)
+        try:
+            os.rename(new, place)
+        except OSError:
+            os.rename(aside, place)
+            raise
+    except OSError:
+        if inside:
+            os.replace(before, target / METADATA)
+        raise
+
+
+def _cannot_write(target: Path, error: OSError) -> HisDiffError:
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    return HisDiffError(
+        f"cannot write beside {target} ({error.strerror or error}); "
+        f"{'make room' if full else 'choose a folder you may write to'}"
+    )

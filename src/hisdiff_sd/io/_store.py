@@ -170,11 +170,19 @@ def slide_attrs(sdata: SpatialData) -> dict[str, Any]:
             "this SpatialData was not made by hisdiff_sd.io (no attrs['hisdiff_sd']): its pixel size is not known; "
             "read the slide with hd.io.hest, hd.io.visium or hd.io.wsi"
         )
-    if attrs.get("schema") != keys.SCHEMA_VERSION:
-        raise HisDiffError(
-            f"the store has schema version {attrs.get('schema')}, this version of hisdiff_sd reads {keys.SCHEMA_VERSION}"
-        )
+    if (problem := schema_problem(attrs)) is not None:
+        raise HisDiffError(problem)
     return attrs
+
+
+def schema_problem(attrs: dict[str, Any]) -> str | None:
+    """Why a slide of this layout cannot be worked with; None if it can."""
+    found = attrs.get("schema")
+    if found == keys.SCHEMA_VERSION:
+        return None
+    newer = isinstance(found, int) and found > keys.SCHEMA_VERSION
+    way_out = "upgrade hisdiff_sd" if newer else "read the slide again from its files and write it with hd.io.write"
+    return f"the store has schema version {found}, this version of hisdiff_sd reads {keys.SCHEMA_VERSION}; {way_out}"
 
 
 def _check_name(sdata: SpatialData, kind: str, name: str) -> None:
@@ -209,6 +217,11 @@ def _write_to_store(
 
     if not store.exists():
         raise HisDiffError(f"the store {store} of this slide is gone; write it again with hd.io.write")
+    if not (store / "zarr.json").is_file():
+        raise HisDiffError(
+            f"{store} is a store of zarr format 2, which spatialdata does not write any more; write the slide to a new one: "
+            "hd.io.write(sdata, path)"
+        )
     called = f"{_KINDS[kind]} {name!r}"
     try:
         with staged(store) as build:
@@ -225,10 +238,7 @@ def _write_to_store(
                         "give overwrite=True to replace it"
                     )
                 zarr.open_group(store, mode="r+", use_consolidated=False).require_group(kind)
-                move_in(build / kind / name, store / kind / name)
-                with warnings.catch_warnings():
-                    warnings.simplefilter("ignore", UserWarning)  # of parquet files and of zarr's young format
-                    zarr.consolidate_metadata(store)
+                move_in(build, store, f"{kind}/{name}")
     except HisDiffError:
         raise
     except Exception as error:

@@ -8,17 +8,16 @@ import shutil
 import time
 import zipfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
-from filelock import FileLock, Timeout
 
 from hisdiff_sd._errors import HisDiffError
-from hisdiff_sd.io._atomic import scratch_folder
+from hisdiff_sd.io._atomic import LOCK, PARTIAL, scratch_folder
+from hisdiff_sd.io._lock import HeldError, hold
 
 _SECONDS = 5.0  # of work that a kill may cost
-_LOCK = "lock"
 
 
 class Partial:
@@ -133,18 +132,17 @@ def partial_results(store: Path | None, name: str, key: str, n: int, dim: int) -
     if store is None:
         yield Partial(None, n, dim)
         return
-    folder = scratch_folder(store) / f"partial-{name}-{key}"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder / _LOCK)
-        lock.acquire(timeout=0)
-    except Timeout as error:
-        raise HisDiffError(f"another process is making table {name!r} of {store}; wait until it is done") from error
-    except OSError as error:
-        raise HisDiffError(
-            f"cannot write beside {store} ({error.strerror or error}); choose a store in a folder you may write to"
-        ) from error
-    try:
+    folder = scratch_folder(store) / f"{PARTIAL}{name}-{key}"
+    with ExitStack() as held:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            held.enter_context(hold(folder / LOCK, 0))
+        except HeldError as error:
+            raise HisDiffError(f"{error} is making table {name!r} of {store}; wait until it is done") from error
+        except OSError as error:
+            raise HisDiffError(
+                f"cannot write beside {store} ({error.strerror or error}); choose a store in a folder you may write to"
+            ) from error
         partial = Partial(folder, n, dim)
         _check_room(store, n, dim, partial.known)
         try:
@@ -154,11 +152,7 @@ def partial_results(store: Path | None, name: str, key: str, n: int, dim: int) -
             with suppress(HisDiffError):
                 partial.flush()
             raise
-        for left in folder.parent.glob(f"partial-{name}-{'?' * len(key)}"):  # not those of a name that goes on
-            if left == folder:
-                shutil.rmtree(left, ignore_errors=True)
-            else:
-                with suppress(Timeout, OSError), FileLock(left / _LOCK, timeout=0):
-                    shutil.rmtree(left, ignore_errors=True)
-    finally:
-        lock.release()
+        shutil.rmtree(folder, ignore_errors=True)
+        for left in folder.parent.glob(f"{PARTIAL}{name}-{'?' * len(key)}"):  # not those of a name that goes on
+            with suppress(HeldError, OSError), hold(left / LOCK, 0):
+                shutil.rmtree(left)

@@ -1,0 +1,99 @@
+"""Whether the elements of a store fit together, and their pixels can be decoded."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hisdiff_sd import _keys as keys
+from hisdiff_sd.io._check_files import Finding
+from hisdiff_sd.io._consolidated import METADATA
+from hisdiff_sd.io._store import schema_problem
+
+if TYPE_CHECKING:
+    import zarr
+    from anndata import AnnData
+    from spatialdata import SpatialData
+
+_CONVERT = "convert the slide again"
+
+
+def schema(store: Path) -> Iterator[Finding]:
+    """A layout that this version does not read."""
+    attrs = json.loads((store / METADATA).read_text()).get("attributes", {}).get(keys.ATTRS)
+    if attrs is None:
+        yield Finding("note", METADATA, "the store was not made by hisdiff_sd: its pixel size is not known", "")
+    elif (problem := schema_problem(attrs)) is not None:
+        text, _, way_out = problem.partition("; ")
+        yield Finding("error", METADATA, text, way_out)
+
+
+def rows(readable: dict[str, SpatialData]) -> Iterator[Finding]:
+    """Rows of tables that annotate nothing."""
+    for element, sdata in readable.items():
+        kind, name = element.split("/")
+        if kind != "tables":
+            continue
+        table = sdata.tables[name]
+        about = table.uns.get("spatialdata_attrs", {})
+        regions = about.get("region") or []
+        for region in [regions] if isinstance(regions, str) else list(regions):
+            if not any(e.partition("/")[2] == region for e in readable):
+                yield Finding("warning", element, f"annotates {region!r}, which is not in the store", "make it again")
+            elif f"shapes/{region}" in readable:
+                astray = _astray(table, about, region, readable[f"shapes/{region}"])
+                if astray:
+                    problem = f"{len(astray)} rows annotate no shape of {region!r}, such as {astray[0]}"
+                    yield Finding("error", element, problem, "make it again, with overwrite=True")
+
+
+def _astray(table: AnnData, about: dict[str, Any], region: str, shapes: SpatialData) -> list[Any]:
+    own = table.obs[table.obs[about["region_key"]] == region][about["instance_key"]]
+    return list(own[~own.isin(shapes.shapes[region].index)])
+
+
+def pyramid(readable: dict[str, SpatialData]) -> Iterator[Finding]:
+    """Levels of the slide that do not lie on each other, or are smaller than the slide."""
+    from spatialdata import get_pyramid_levels
+
+    sdata = readable.get(f"images/{keys.HE}")
+    if sdata is None or keys.ATTRS not in sdata.attrs:
+        return
+    image = sdata.images[keys.HE]
+    levels = list(get_pyramid_levels(image)) if hasattr(image, "children") else [image]
+    shapes = [tuple(level.shape[-2:]) for level in levels]
+    for at, (height, width) in enumerate(shapes):
+        if (height * 2**at, width * 2**at) != shapes[0]:
+            problem = f"level {at} has {height} x {width} px, which is not 1/{2**at} of {shapes[0][0]} x {shapes[0][1]}"
+            yield Finding("error", f"images/{keys.HE}", problem, _CONVERT)
+    true_size = sdata.attrs[keys.ATTRS].get("true_size") or [0, 0]
+    if any(true > padded for true, padded in zip(true_size, shapes[0], strict=True)):
+        problem = f"the slide has {true_size[0]} x {true_size[1]} px, the image only {shapes[0][0]} x {shapes[0][1]}"
+        yield Finding("error", f"images/{keys.HE}", problem, _CONVERT)
+
+
+def chunks(store: Path, readable: dict[str, SpatialData]) -> Iterator[Finding]:
+    """Chunks of images that cannot be decoded."""
+    import zarr
+
+    for element in readable:
+        if element.partition("/")[0] not in ("images", "labels"):
+            continue
+        for name, array in zarr.open_group(store / element, mode="r", use_consolidated=False).arrays():
+            bad = list(_bad_chunks(array))
+            if bad:
+                problem = f"level {name}: {len(bad)} chunks cannot be decoded, such as {bad[0]}"
+                yield Finding("error", element, problem, _CONVERT)
+
+
+def _bad_chunks(array: zarr.Array) -> Iterator[str]:
+    side = array.shards or array.chunks
+    for at in itertools.product(*(range(-(-n // step)) for n, step in zip(array.shape, side, strict=True))):
+        try:
+            array[tuple(slice(i * step, (i + 1) * step) for i, step in zip(at, side, strict=True))]
+        except Exception as error:  # noqa: BLE001  # whatever a codec says of damaged bytes
+            reason = " ".join(f"{type(error).__name__}: {error}".split())[:120]
+            yield f"{array.metadata.encode_chunk_key(at)} ({reason})"
