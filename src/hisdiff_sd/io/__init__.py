@@ -1,9 +1,11 @@
 """Slides in, stores out."""
 
+from hisdiff_sd.io._convert import convert
+from hisdiff_sd.io._download import download
 from hisdiff_sd.io._hest import hest
 from hisdiff_sd.io._open import open
 from hisdiff_sd.io._store import write
 from hisdiff_sd.io._visium import visium
 from hisdiff_sd.io._wsi import wsi
 
-__all__ = ["hest", "visium", "wsi", "open", "write"]
+__all__ = ["hest", "visium", "wsi", "open", "write", "convert", "download"]
