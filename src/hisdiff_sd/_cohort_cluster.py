@@ -13,7 +13,7 @@ from contextlib import redirect_stderr, suppress
 from inspect import signature
 from typing import TYPE_CHECKING, Any
 
-from hisdiff_sd._cohort_run import Row, Task, logger, one_line, run_store
+from hisdiff_sd._cohort_run import Row, Task, logger, one_line, run_task
 from hisdiff_sd._errors import HisDiffError
 
 if TYPE_CHECKING:
@@ -122,7 +122,7 @@ def _row(future: Future, task: Task) -> Row:
     if future.status == "finished":
         return future.result()
     if future.status != "error":
-        return Row(task.store, error=f"the cluster gave this store up ({future.status}); call map_stores again")
+        return Row(task.store, error=f"the cluster gave this store up ({future.status}); call again")
     error = future.exception()
     if isinstance(error, KilledWorker):
         return Row(
@@ -155,7 +155,7 @@ def _on_worker(job: bytes, task: Task, ranks: dict[Any, int]) -> Row:
                 visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
                 options["device"] = choose_device(ranks[worker.name], count, visible)
                 logger.info("%s on %s", task.store, options["device"])
-        return run_store(function, task, options)
+        return run_task(function, task, options)
 
 
 class _NoTerminal(io.TextIOBase):
