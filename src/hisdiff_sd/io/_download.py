@@ -33,7 +33,8 @@ def download(
     """Fetch slides of HEST-1k, or the data of the HisDiff paper, into a folder.
 
     How much it will be is logged before (``logging.getLogger("hisdiff_sd")``, level INFO), and refused if the disk is too
-    small. A call that was stopped is taken up by the same call: files that are there are kept.
+    small. A call that was stopped is taken up by the same call: files that are there are kept, one that was cut off is
+    fetched anew.
 
     Parameters
     ----------
