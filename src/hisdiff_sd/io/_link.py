@@ -81,7 +81,7 @@ def with_pixels(sdata: SpatialData, store: Path) -> SpatialData:
     if LINK not in attrs or keys.HE in sdata.images or keys.HE_SMALL not in sdata.images:
         return sdata
     file = _find(attrs[LINK], store, str(attrs["slide"]))
-    size = true_size(open_image(file))
+    size = true_size(_opened(str(file), file.stat().st_mtime_ns))
     if list(size) != list(attrs["true_size"]):
         raise HisDiffError(f"{store} is linked to an image of another size; {_way_out(store)}")
     whole = pyramid(_lazy(file, size), float(attrs["mpp"]))
@@ -103,7 +103,7 @@ def _lazy(file: Path, size: tuple[int, int]) -> da.Array:
     from hisdiff_sd.tiles import Windows
 
     read = partial(_read_window, str(file), file.stat().st_mtime_ns)
-    return da.from_array(Windows(read, size), chunks=(3, CHUNK, CHUNK), asarray=True)
+    return da.from_array(Windows(read, size), chunks=(3, CHUNK, CHUNK), fancy=False)
 
 
 def _read_window(file: str, changed: int, y: int, x: int, height: int, width: int) -> np.ndarray:

@@ -140,9 +140,10 @@ class Windows:
         self.read = read
         self.shape = (3, *shape)
 
-    def __getitem__(self, item: tuple[slice, slice, slice]) -> np.ndarray:
-        (y, bottom, _), (x, right, _) = (s.indices(n) for s, n in zip(item[1:], self.shape[1:], strict=True))
-        return self.read(y, x, bottom - y, right - x).transpose(2, 0, 1)[item[0]]
+    def __getitem__(self, item: tuple[int | slice, int | slice, int | slice]) -> np.ndarray:
+        # dask passes on what was asked of it, steps and single rows too
+        (y, height, rows), (x, width, cols) = (_span(i, n) for i, n in zip(item[1:], self.shape[1:], strict=True))
+        return self.read(y, x, height, width).transpose(2, 0, 1)[item[0], rows, cols]
 
 
 def source_of(array: da.Array, name: str = "") -> TileSource:
@@ -164,6 +165,17 @@ def channels_first(shape: tuple[int, ...], dtype: Any, name: str) -> bool:
     if len(shape) != 3 or dtype != np.uint8 or (shape[0] not in (3, 4) and shape[2] not in (3, 4)):
         raise HisDiffError(f"{name} is no 8-bit RGB image (shape {tuple(shape)}, {dtype}); one is needed")
     return shape[0] in (3, 4)
+
+
+def _span(item: int | slice, length: int) -> tuple[int, int, int | slice]:
+    """First index and number of those that an item spans, and the item as seen from there."""
+    if not isinstance(item, slice):
+        return item, 1, 0
+    asked = range(length)[item]
+    if not asked:
+        return 0, 0, slice(0, 0)
+    low = min(asked[0], asked[-1])
+    return low, abs(asked[-1] - asked[0]) + 1, slice(None, None, asked.step)
 
 
 def _to_cyx(pixels: np.ndarray, first: bool) -> np.ndarray:
