@@ -315,6 +315,6 @@ def test_what_will_be_needed_is_said(paths, caplog):
 
 
 def test_a_disk_that_is_too_small_is_said(paths, caplog, monkeypatch):
-    monkeypatch.setattr("hisdiff_sd._cohort._free_bytes", lambda target: 1000)
+    monkeypatch.setattr("hisdiff_sd._cohort.free_bytes", lambda target: 1000)
     map_stores(add_table, paths)
     assert any("the disk has 0.0 MiB free" in text for text in caplog.messages)

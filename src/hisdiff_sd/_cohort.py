@@ -5,7 +5,7 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import closing
 from inspect import signature
 from pathlib import Path
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from hisdiff_sd._cohort_run import Row, Task, logger, run_store
+from hisdiff_sd._cohort_run import Row, Task, logger, run_task
 from hisdiff_sd._errors import HisDiffError
 from hisdiff_sd._progress import progress
 from hisdiff_sd._remote import is_url
@@ -88,13 +88,40 @@ def map_stores(
     ['done']
     """
     tasks = _tasks(paths, companions)
-    _check_call(function, options, client)
+    _check_call(function, options)
     sizes = [image_pixels(task.path) for task in tasks]
-    free = _free_bytes(tasks[0].target)
     logger.info(
         "%d stores with %.2f gigapixels; %s free on the disk of %s",
-        *(len(tasks), sum(sizes) / 1e9, _amount(free), tasks[0].target.parent),
+        *(len(tasks), sum(sizes) / 1e9, amount(free_bytes(tasks[0].target)), tasks[0].target.parent),
     )
+    return run_tasks(function, tasks, options, client=client, sizes=sizes)
+
+
+def run_tasks(
+    function: Callable[..., Any],
+    tasks: list[Task],
+    options: dict[str, Any],
+    *,
+    client: Client | None,
+    sizes: Sequence[float],
+) -> pd.DataFrame:
+    """Do the tasks, here or on a cluster, and report a row for each, in their order.
+
+    Parameters
+    ----------
+    function
+        Called on what a task opens.
+    tasks
+        What is to be done, a target each.
+    options
+        Passed on to the function.
+    client
+        A dask client, or None.
+    sizes
+        How large the images of the tasks are, by which it is estimated what is left to do: 0 where that is not known, NaN
+        where nothing is left.
+    """
+    _check_client(client)
     rows: dict[int, Row] = {}
     said = False
     with (
@@ -106,10 +133,10 @@ def map_stores(
             advance(1)
             if row.status == "failed":
                 logger.warning("%s failed: %s", row.store, row.error)
-            elif row.status == "done" and not said:
+            elif row.status == "done" and not said and not math.isnan(sizes[at]):
                 said = True
-                left = [size for i, size in enumerate(sizes) if i not in rows]
-                _say_what_is_left(row, sizes[at], left, _at_once(client), free)
+                left = [size for i, size in enumerate(sizes) if i not in rows and not math.isnan(size)]
+                _say_what_is_left(row, sizes[at], left, _at_once(client), free_bytes(tasks[at].target))
     columns = [field.name for field in dataclasses.fields(Row)]
     return pd.DataFrame([dataclasses.asdict(rows[i]) for i in range(len(tasks))], columns=columns)
 
@@ -119,7 +146,7 @@ def _each(
 ) -> Generator[tuple[int, Row]]:
     """Place and row of every store, as they are finished."""
     if client is None:
-        yield from ((at, run_store(function, task, options)) for at, task in enumerate(tasks))
+        yield from ((at, run_task(function, task, options)) for at, task in enumerate(tasks))
     else:
         from hisdiff_sd._cohort_cluster import run_on_cluster
 
@@ -160,9 +187,8 @@ def _tasks(paths: Iterable[str | Path], companions: str | Path | None) -> list[T
     return tasks
 
 
-def _check_call(function: Callable[..., Any], options: dict[str, Any], client: Client | None) -> None:
+def _check_call(function: Callable[..., Any], options: dict[str, Any]) -> None:
     """Refuse options that would fail on every store, and whatever is open: workers open things themselves."""
-    import distributed
     import zarr
     from spatialdata import SpatialData
 
@@ -174,6 +200,11 @@ def _check_call(function: Callable[..., Any], options: dict[str, Any], client: C
     for name, value in options.items():
         if isinstance(value, SpatialData | zarr.Group | zarr.Array):
             raise HisDiffError(f"option {name!r} is an open {type(value).__name__}; give its path")
+
+
+def _check_client(client: Client | None) -> None:
+    import distributed
+
     if client is not None and (not isinstance(client, distributed.Client) or client.asynchronous):
         raise HisDiffError(
             f"client= must be a dask.distributed Client that is not asynchronous, not {type(client).__name__}; "
@@ -196,7 +227,7 @@ def image_pixels(store: str | Path) -> int:
     return sum(largest.values())
 
 
-def _say_what_is_left(first: Row, size: int, left: list[int], at_once: int, free: int | None) -> None:
+def _say_what_is_left(first: Row, size: float, left: list[float], at_once: int, free: int | None) -> None:
     """Log what the other stores will need, from what the first one did and the sizes of their images."""
     if not left:
         return
@@ -206,12 +237,12 @@ def _say_what_is_left(first: Row, size: int, left: list[int], at_once: int, free
     logger.info(
         "%s took %.0f s, %.1f GiB of memory and %s of disk; the other %d will take about %s, %.1f GiB of memory (%d at a "
         "time) and %s of disk",
-        *(first.store, first.seconds, first.peak_mib / 1024, _amount(first.bytes_added), len(left)),
-        *(_duration(first.seconds * times / at_once), at_once * first.peak_mib / 1024, at_once, _amount(disk)),
+        *(first.store, first.seconds, first.peak_mib / 1024, amount(first.bytes_added), len(left)),
+        *(_duration(first.seconds * times / at_once), at_once * first.peak_mib / 1024, at_once, amount(disk)),
     )
     if free is not None and disk > free:
         logger.warning(
-            "the disk has %s free, and about %s will be needed: stop and make room", *map(_amount, (free, disk))
+            "the disk has %s free, and about %s will be needed: stop and make room", *map(amount, (free, disk))
         )
 
 
@@ -223,13 +254,13 @@ def _at_once(client: Client | None) -> int:
     return n_workers(client)
 
 
-def _free_bytes(target: Path) -> int | None:
+def free_bytes(target: Path) -> int | None:
     """Free space of the disk a store lies on, or will lie on."""
     there = next((path for path in target.parents if path.exists()), None)
     return None if there is None else shutil.disk_usage(there).free
 
 
-def _amount(n_bytes: int | None) -> str:
+def amount(n_bytes: int | None) -> str:
     if n_bytes is None:
         return "an unknown amount is"
     return f"{n_bytes / _GIB:.1f} GiB" if n_bytes >= _GIB else f"{n_bytes / 2**20:.1f} MiB"

@@ -13,7 +13,7 @@ from contextlib import redirect_stderr, suppress
 from inspect import signature
 from typing import TYPE_CHECKING, Any
 
-from hisdiff_sd._cohort_run import Row, Task, logger, one_line, run_store
+from hisdiff_sd._cohort_run import Row, Task, logger, one_line, run_task
 from hisdiff_sd._errors import HisDiffError
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def run_on_cluster(
                         _on_worker, job, task, ranks, workers=[address], allow_other_workers=True, pure=False
                     )
                     running[future] = at, address
-            for future in _finished(running):
+            for future in _finished(client, running):
                 at, _ = running.pop(future)
                 yield at, _row(future, tasks[at])
     finally:
@@ -103,14 +103,15 @@ def _idle(workers: Mapping[str, Any], busy: set[str], most: int) -> list[str]:
     return [address for address in workers if address not in busy][: max(0, most)]
 
 
-def _finished(running: Mapping[Future, Any]) -> list[Future]:
+def _finished(client: Client, running: Mapping[Future, Any]) -> list[Future]:
     """Those that are done, after waiting a while for the first; workers may come while we wait."""
     from distributed import CancelledError, wait
 
     if not running:
         time.sleep(_POLL_SECONDS)
         return []
-    with suppress(TimeoutError, CancelledError):
+    # wait asks the default client, which this one need not be
+    with client.as_current(), suppress(TimeoutError, CancelledError):
         wait(list(running), timeout=_POLL_SECONDS, return_when="FIRST_COMPLETED")
     return [future for future in running if future.done()]
 
@@ -122,7 +123,7 @@ def _row(future: Future, task: Task) -> Row:
     if future.status == "finished":
         return future.result()
     if future.status != "error":
-        return Row(task.store, error=f"the cluster gave this store up ({future.status}); call map_stores again")
+        return Row(task.store, error=f"the cluster gave this store up ({future.status}); call again")
     error = future.exception()
     if isinstance(error, KilledWorker):
         return Row(
@@ -155,7 +156,7 @@ def _on_worker(job: bytes, task: Task, ranks: dict[Any, int]) -> Row:
                 visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
                 options["device"] = choose_device(ranks[worker.name], count, visible)
                 logger.info("%s on %s", task.store, options["device"])
-        return run_store(function, task, options)
+        return run_task(function, task, options)
 
 
 class _NoTerminal(io.TextIOBase):

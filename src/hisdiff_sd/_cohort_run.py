@@ -1,4 +1,4 @@
-"""One store of a cohort: opened, worked on, measured; whatever goes wrong becomes a row of the report."""
+"""One slide of a cohort: opened, worked on, measured; whatever goes wrong becomes a row of the report."""
 
 from __future__ import annotations
 
@@ -46,6 +46,19 @@ class Task:
         """Where results are written."""
         return Path(self.companion or self.path)
 
+    def open(self) -> tuple[Any, str]:
+        """What the function is called on, and the id of the slide."""
+        from hisdiff_sd.io import open as open_store
+
+        sdata = open_store(self.path, self.companion)
+        return sdata, str(sdata.attrs.get(keys.ATTRS, {}).get("slide", ""))
+
+    def kept_images(self) -> set[str]:
+        """Images of the target that stay as they are: most of its files, which need not be counted."""
+        with suppress(OSError):
+            return set(os.listdir(self.target / "images"))
+        return set()
+
 
 @dataclass
 class Row:
@@ -61,21 +74,18 @@ class Row:
     warnings: str = ""
 
 
-def run_store(function: Callable[..., Any], task: Task, options: dict[str, Any]) -> Row:
-    """Open a store, call the function on it, and say what came of it."""
-    from hisdiff_sd.io import open as open_store
-
+def run_task(function: Callable[..., Any], task: Task, options: dict[str, Any]) -> Row:
+    """Open what a task names, call the function on it, and say what came of it."""
     row = Row(task.store)
-    images = _names_in(task.target / "images")
+    images = task.kept_images()
     before = _bytes(task.target, images)
     start = time.perf_counter()
     # lazy arrays are computed here, even where a dask client is the default
     with _heard() as texts, dask.config.set(scheduler="threads"):
         try:
-            sdata = open_store(task.path, task.companion)
-            row.slide = str(sdata.attrs.get(keys.ATTRS, {}).get("slide", ""))
+            opened, row.slide = task.open()
             there = _stamp(task.target)
-            function(sdata, **options)
+            function(opened, **options)
             row.status = "skipped" if _stamp(task.target) == there else "done"
         except Exception as error:  # noqa: BLE001  # a failed slide does not stop the others
             row.error = one_line(error)
@@ -115,14 +125,8 @@ def _stamp(store: Path) -> list[tuple[int, int, int]]:
     return [(file.st_ino, file.st_mtime_ns, file.st_size) for file in found]
 
 
-def _names_in(folder: Path) -> set[str]:
-    with suppress(OSError):
-        return set(os.listdir(folder))
-    return set()
-
-
 def _bytes(store: Path, images: set[str]) -> int:
-    """Size of a store without those images: they are most of its files, and stay as they are."""
+    """Size of a store without those images."""
     total = 0
     for folder, below, files in os.walk(store):
         if Path(folder) == store / "images":

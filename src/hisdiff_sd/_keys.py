@@ -3,6 +3,7 @@
 import re
 
 HE = "he"
+HE_SMALL = "he_small"  # small levels of an image whose pixels are elsewhere
 SPOTS = "spots"
 TABLE = "table"
 TISSUE = "tissue"

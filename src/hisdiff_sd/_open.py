@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hisdiff_sd._errors import HisDiffError, MissingFileError
+from hisdiff_sd.io._link import with_pixels
 from hisdiff_sd.io._read import read_store
 from hisdiff_sd.io._store import slide_attrs
 
@@ -23,9 +24,10 @@ def open_slide(slide: SpatialData | str | Path) -> SpatialData:
     if not path.exists():
         raise MissingFileError(f"no store {path}; write one with hd.io.write")
     try:
-        return read_store(path)
+        sdata = read_store(path)
     except Exception as error:
         raise HisDiffError(f"{path} cannot be read as a SpatialData store: {error or type(error).__name__}") from error
+    return with_pixels(sdata, path)
 
 
 def slide_name(sdata: SpatialData) -> str:

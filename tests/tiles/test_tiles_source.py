@@ -11,10 +11,12 @@ import numpy as np
 import pytest
 import tifffile
 import zarr
+from hypothesis import given
+from hypothesis import strategies as st
 from zarr.codecs import BloscCodec, GzipCodec, ZstdCodec
 
 from hisdiff_sd._errors import HisDiffError, MissingFileError
-from hisdiff_sd.tiles import DaskSource, ZarrSource, open_levels, source_of
+from hisdiff_sd.tiles import DaskSource, Windows, ZarrSource, open_levels, source_of
 
 
 @pytest.fixture(scope="module")
@@ -204,3 +206,29 @@ def test_a_group_without_arrays_is_named(tmp_path):
     zarr.create_group(tmp_path / "s.zarr")
     with pytest.raises(HisDiffError, match="holds no array; give the image itself"):
         open_levels(tmp_path / "s.zarr")
+
+
+@given(st.data())
+def test_windows_are_read_as_an_array_is(data: st.DataObject) -> None:
+    """Whatever slices and rows dask may ask for, it gets what NumPy gives."""
+    image = np.random.default_rng(0).integers(0, 256, (3, 9, 7), np.uint8)
+    windows = Windows(lambda y, x, h, w: image[:, y : y + h, x : x + w].transpose(1, 2, 0), (9, 7))
+    item = tuple(data.draw(st.one_of(st.integers(0, n - 1), st.slices(n))) for n in image.shape)
+    np.testing.assert_array_equal(windows[item], image[item])
+
+
+def test_the_source_of_windows_reads_the_file_itself() -> None:
+    image = np.random.default_rng(0).integers(0, 256, (3, 1500, 1100), np.uint8)
+    asked: list[tuple[int, ...]] = []
+
+    def read(*window: int) -> np.ndarray:
+        asked.append(window)
+        y, x, height, width = window
+        return image[:, y : y + height, x : x + width].transpose(1, 2, 0)
+
+    array = da.from_array(Windows(read, (1500, 1100)), chunks=(3, 512, 512), fancy=False)
+    np.testing.assert_array_equal(array[:, 5:900:7, -1].compute(), image[:, 5:900:7, -1])
+    asked.clear()
+    source = source_of(array, "the slide")
+    np.testing.assert_array_equal(source.read(1, 1), image[:, 1024:, 1024:])
+    assert asked == [(1024, 1024, 476, 76)]

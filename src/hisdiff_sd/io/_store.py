@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import re
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hisdiff_sd import _keys as keys
 from hisdiff_sd._errors import HisDiffError
 from hisdiff_sd.io._atomic import locked, move_in, staged
+from hisdiff_sd.io._codecs import check_compression, write_compressed
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
 _KINDS = {"tables": "a table", "shapes": "shapes", "images": "an image"}  # how messages call an element
 
 
-def write(sdata: SpatialData, path: str | Path, *, overwrite: bool = False) -> SpatialData:
+def write(sdata: SpatialData, path: str | Path, *, overwrite: bool = False, compression: str = "zstd") -> SpatialData:
     """Write a slide to a zarr store, whole or not at all.
 
     The store is built beside `path` and moved in when it is complete, so that nobody ever sees a half.
@@ -34,6 +36,9 @@ def write(sdata: SpatialData, path: str | Path, *, overwrite: bool = False) -> S
         Where the store shall be, such as ``"stores/SPA148.zarr"``.
     overwrite
         Replace a store that is there.
+    compression
+        How the pixels of images are packed, without loss: ``"zstd"``; ``"blosc-zstd"`` (bits shuffled first), a little
+        smaller; or ``"blosc-lz4"``, larger and quicker.
 
     Returns
     -------
@@ -42,10 +47,22 @@ def write(sdata: SpatialData, path: str | Path, *, overwrite: bool = False) -> S
     Raises
     ------
     HisDiffError
-        If `path` exists and `overwrite` is false, is no store, or cannot be written to.
+        If `path` exists and `overwrite` is false, is no store, or cannot be written to, or there is no such compression.
     """
+    return write_checked(sdata, path, overwrite, compression)
+
+
+def write_checked(
+    sdata: SpatialData,
+    path: str | Path,
+    overwrite: bool = False,
+    compression: str = "zstd",
+    check: Callable[[SpatialData], None] | None = None,
+) -> SpatialData:
+    """As `write`; `check` is called on what was written, before it is moved in, and raises if it is not good."""
     import spatialdata
 
+    check_compression(compression)
     target = Path(path).resolve()
     _check_free(target, overwrite)
     try:
@@ -54,7 +71,9 @@ def write(sdata: SpatialData, path: str | Path, *, overwrite: bool = False) -> S
                 warnings.simplefilter("ignore", UserWarning)
                 # a subset without a store of its own: writing must not re-point the caller's object
                 # (unfiltered, for tables of other tools that annotate nothing)
-                sdata.subset(_element_names(sdata), filter_tables=False).write(build)
+                write_compressed(sdata.subset(_element_names(sdata), filter_tables=False), build, compression)
+                if check is not None:
+                    check(spatialdata.read_zarr(build))
             with locked(target):
                 _check_free(target, overwrite)
                 move_in(build, target)

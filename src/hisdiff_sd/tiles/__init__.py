@@ -8,7 +8,7 @@ from hisdiff_sd.tiles._plan import PADDINGS, TilePlan, plan_tiles
 from hisdiff_sd.tiles._protocol import TILE_PX, TileProtocol, best_level, boxes
 from hisdiff_sd.tiles._reader import TileBatch, read_tiles
 from hisdiff_sd.tiles._resize import resize
-from hisdiff_sd.tiles._source import DaskSource, TileSource, ZarrSource, source_of
+from hisdiff_sd.tiles._source import DaskSource, TileSource, Windows, ZarrSource, source_of
 
 __all__ = [
     "Context",
@@ -31,6 +31,7 @@ __all__ = [
     "resize",
     "DaskSource",
     "TileSource",
+    "Windows",
     "ZarrSource",
     "source_of",
 ]

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import dask.array as da
     import zarr
 
-_DASK_CELL = 1024  # reading a part of a dask array costs milliseconds, whatever its size
+_DASK_CELL = 1024  # reading a part of a dask array or of a file costs milliseconds, whatever its size
 
 
 class TileSource(Protocol):
@@ -123,15 +123,40 @@ class FunctionSource:
         return f"pixels from y = {row * self.cell[0]}, x = {col * self.cell[1]} of {self._name}"
 
 
+class Windows:
+    """An image that a function reads by windows, as an array (3, y, x) that `dask.array.from_array` takes.
+
+    Parameters
+    ----------
+    read
+        Function of (y, x, height, width) that returns uint8 (height, width, 3).
+    shape
+        Height and width of the image.
+    """
+
+    ndim, dtype = 3, np.dtype(np.uint8)
+
+    def __init__(self, read: Callable[[int, int, int, int], np.ndarray], shape: tuple[int, int]) -> None:
+        self.read = read
+        self.shape = (3, *shape)
+
+    def __getitem__(self, item: tuple[int | slice, int | slice, int | slice]) -> np.ndarray:
+        # dask passes on what was asked of it, steps and single rows too
+        (y, height, rows), (x, width, cols) = (_span(i, n) for i, n in zip(item[1:], self.shape[1:], strict=True))
+        return self.read(y, x, height, width).transpose(2, 0, 1)[item[0], rows, cols]
+
+
 def source_of(array: da.Array, name: str = "") -> TileSource:
-    """The quickest source of a (3, y, x) dask array: the zarr array itself if it is nothing but one."""
+    """The quickest source of a (3, y, x) dask array: the zarr array or the image file itself if it is nothing but one."""
     import zarr
 
     layers = list(array.dask.layers.values())
-    # dask.array.from_zarr makes two layers: the zarr array, and the slices taken from it
+    # dask.array.from_array and from_zarr make two layers: what they were given, and the slices taken from it
     held = list(layers[0].values()) if len(layers) == 2 and len(layers[0]) == 1 else []
     if held and isinstance(held[0], zarr.Array) and held[0].shape == array.shape:
         return ZarrSource(held[0], name)
+    if held and isinstance(held[0], Windows):
+        return FunctionSource(held[0].read, held[0].shape[1:], _DASK_CELL, name)
     return DaskSource(array, name)
 
 
@@ -140,6 +165,17 @@ def channels_first(shape: tuple[int, ...], dtype: Any, name: str) -> bool:
     if len(shape) != 3 or dtype != np.uint8 or (shape[0] not in (3, 4) and shape[2] not in (3, 4)):
         raise HisDiffError(f"{name} is no 8-bit RGB image (shape {tuple(shape)}, {dtype}); one is needed")
     return shape[0] in (3, 4)
+
+
+def _span(item: int | slice, length: int) -> tuple[int, int, int | slice]:
+    """First index and number of those that an item spans, and the item as seen from there."""
+    if not isinstance(item, slice):
+        return item, 1, 0
+    asked = range(length)[item]
+    if not asked:
+        return 0, 0, slice(0, 0)
+    low = min(asked[0], asked[-1])
+    return low, abs(asked[-1] - asked[0]) + 1, slice(None, None, asked.step)
 
 
 def _to_cyx(pixels: np.ndarray, first: bool) -> np.ndarray:

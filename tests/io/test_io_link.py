@@ -1,0 +1,130 @@
+"""Stores whose pixels stay in the image file."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import spatialdata
+from PIL import Image
+from spatialdata.transformations import get_transformation
+
+import hisdiff_sd as hd
+from hisdiff_sd._errors import HisDiffError, MissingFileError
+
+
+@pytest.fixture(scope="module")
+def linkable(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A slide of 2,131 x 2,091 px: three levels, padded. Read only."""
+    out = tmp_path_factory.mktemp("link") / "hest"
+    return hd.datasets.synthetic(out, slides=("L1",), size_um=(2131.0, 2091.0), mpp=1.0, n_genes=12, seed=4)
+
+
+@pytest.fixture(scope="module")
+def whole(linkable: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Its store with pixels, embedded. Read only."""
+    path = tmp_path_factory.mktemp("whole") / "L1.zarr"
+    hd.pp.embed(hd.io.write(hd.io.hest(linkable, "L1"), path), "morphology")
+    return path
+
+
+@pytest.fixture
+def moved(linkable: Path, tmp_path: Path) -> Path:
+    """A folder with a copy of the slide, ``hest/``, and a store that is linked to it, ``stores/L1.zarr``."""
+    shutil.copytree(linkable, tmp_path / "project" / "hest")
+    report = hd.io.convert(tmp_path / "project" / "hest", tmp_path / "project" / "stores", link=True)
+    assert report["error"].tolist() == [""]
+    return tmp_path / "project"
+
+
+def test_a_linked_slide_is_the_slide(moved, whole):
+    sdata, expected = hd.io.open(moved / "stores" / "L1.zarr"), spatialdata.read_zarr(whole)
+    pairs = [spatialdata.get_pyramid_levels(s["he"], attr="data") for s in (sdata, expected)]
+    for found, level in zip(*pairs, strict=True):
+        np.testing.assert_array_equal(np.asarray(found), np.asarray(level))
+    assert "he" in repr(sdata)
+    hd.pp.embed(sdata, "morphology")
+    np.testing.assert_array_equal(sdata["spots_morphology"].X, expected["spots_morphology"].X)
+    hd.pp.tissue(sdata)
+    again = hd.io.open(moved / "stores" / "L1.zarr")
+    assert {"spots_morphology", "table"} == set(again.tables)
+    assert "tissue" in again.shapes
+    assert "he" in again.images
+
+
+def test_a_linked_store_is_small_and_lies_on_the_slide_for_every_reader(moved, whole):
+    sdata = spatialdata.read_zarr(moved / "stores" / "L1.zarr")
+    assert list(sdata.images) == ["he_small"]  # not "he": whoever cuts tiles from it would cut them from another place
+    small = sdata["he_small"]
+    np.testing.assert_array_equal(
+        np.asarray(small.data),
+        np.asarray(list(spatialdata.get_pyramid_levels(spatialdata.read_zarr(whole)["he"], attr="data"))[2]),
+    )
+    matrix = get_transformation(small, "global").to_affine_matrix(("x", "y"), ("x", "y"))
+    np.testing.assert_allclose(matrix, np.diag([4.0, 4.0, 1.0]))
+    with pytest.raises(HisDiffError, match="no image 'he'; images here: 'he_small'"):
+        hd.pp.embed(sdata, "morphology")
+
+    def size(store: Path) -> int:
+        return sum(file.stat().st_size for file in (store / "images").rglob("*") if file.is_file())
+
+    assert size(moved / "stores" / "L1.zarr") < 0.15 * size(whole)
+
+
+def test_functions_of_paths_find_the_pixels(moved, whole, tmp_path):
+    report = hd.map_stores(hd.pp.embed, [moved / "stores" / "L1.zarr"], encoder="morphology")
+    assert report["error"].tolist() == [""]
+    mine = tmp_path / "mine" / "L1.zarr"
+    sdata = hd.io.open(moved / "stores" / "L1.zarr", companion=mine)
+    hd.pp.embed(sdata, "morphology", key_added="again")
+    np.testing.assert_array_equal(sdata["again"].X, spatialdata.read_zarr(whole)["spots_morphology"].X)
+
+
+def test_an_image_that_is_gone_is_said_with_the_way_out(moved):
+    store = moved / "stores" / "L1.zarr"
+    hd.pp.tissue(hd.io.open(store))
+    (moved / "hest").rename(moved / "elsewhere")
+    with pytest.raises(MissingFileError, match=r"pixels of slide 'L1' .*L1\.tif, which is gone.*hd\.io\.convert\("):
+        hd.io.open(store)
+    assert set(spatialdata.read_zarr(store).tables) == {"table"}
+    report = hd.io.convert(moved / "elsewhere", moved / "stores", link=True)
+    assert report["status"].tolist() == ["done"]
+    sdata = hd.io.open(store)
+    assert "tissue" in sdata.shapes
+    assert np.asarray(next(iter(spatialdata.get_pyramid_levels(sdata["he"], attr="data")))[:, :9, :9]).shape == (
+        3,
+        9,
+        9,
+    )
+    assert hd.io.convert(moved / "elsewhere", moved / "stores", link=True)["status"].tolist() == ["skipped"]
+
+
+def test_store_and_image_can_be_moved_together(moved, tmp_path):
+    moved.rename(tmp_path / "archive")
+    assert "he" in hd.io.open(tmp_path / "archive" / "stores" / "L1.zarr").images
+
+
+def test_another_image_in_its_place_is_refused(moved):
+    image = moved / "hest" / "wsis" / "L1.tif"
+    content = bytearray(image.read_bytes())
+    content[len(content) // 2] ^= 255
+    image.write_bytes(content)
+    with pytest.raises(HisDiffError, match=r"L1\.tif is not the image that .*L1\.zarr was made from"):
+        hd.io.open(moved / "stores" / "L1.zarr")
+
+
+def test_asking_for_the_other_kind_is_said(moved):
+    report = hd.io.convert(moved / "hest", moved / "stores")
+    assert report["status"].tolist() == ["skipped"]
+    assert "L1.zarr holds no pixels; give overwrite=True" in report["warnings"][0]
+    report = hd.io.convert(moved / "hest", moved / "stores", overwrite=True)
+    assert list(spatialdata.read_zarr(moved / "stores" / "L1.zarr").images) == ["he"]
+
+
+def test_pictures_that_cannot_be_read_in_parts_are_not_linked(tmp_path):
+    Image.new("RGB", (700, 600), "pink").save(tmp_path / "a.png")
+    (tmp_path / "sheet.csv").write_text("id,image,mpp\na,a.png,1\n")
+    report = hd.io.convert(tmp_path / "sheet.csv", tmp_path / "stores", link=True)
+    assert "a.png has to be decoded as a whole" in report["error"][0]
