@@ -80,11 +80,13 @@ def test_bins_of_another_size_go_by_measurement(copy_of, describe, technology, f
     assert attrs["qc"]["pixel_sizes"]["spot grid"] == pytest.approx(0.8)
 
 
-def test_bins_with_gaps_between_them_are_measured_by_their_neighbours(copy_of):
+@pytest.mark.parametrize("share", [0.7, 0.4])
+def test_bins_with_gaps_between_them_are_measured_by_their_neighbours(copy_of, share):
     root = copy_of("Xenium")
+    (root / "patches" / "S1.h5").unlink()
     path = root / "st" / "S1.h5ad"
     table = ad.read_h5ad(path)
-    kept = np.random.default_rng(0).random(table.n_obs) < 0.7  # HEST leaves out bins without molecules
+    kept = np.random.default_rng(0).random(table.n_obs) < share  # HEST leaves out bins without molecules
     table[kept].copy().write_h5ad(path)
     assert hd.io.hest(root, "S1").attrs["hisdiff_sd"]["spot_diameter_um"] == 100.0
 

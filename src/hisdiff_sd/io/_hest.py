@@ -121,9 +121,8 @@ def _note_facts(sdata: SpatialData, counts: AnnData, xy: pd.DataFrame, metadata:
     of_grid = mpp * found["declared_pitch_um"] / measured if measured else None
     found["pixel_sizes"] = facts.pixel_sizes(metadata, part(root, slide, "wsis"), of_grid)
     cut_at = number(metadata, "pixel_size_um_estimated") or mpp
-    totals = np.asarray(sdata[keys.TABLE].X.sum(axis=1), np.float64).ravel()
     found |= facts.size_fact(metadata, attrs["true_size"], slide)
-    found |= facts.totals_fact(counts[sdata[keys.TABLE].obs_names], totals, slide)
+    found |= facts.totals_fact(counts, slide)
     found |= facts.patches_fact(part(root, slide, "patches"), xy, cut_at, slide)
 
 

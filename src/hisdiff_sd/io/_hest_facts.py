@@ -46,13 +46,14 @@ def size_fact(metadata: dict[str, Any], true_size: Sequence[int], slide: str) ->
     return {"declared_size": [height, width]}
 
 
-def totals_fact(counts: AnnData, totals: np.ndarray, slide: str) -> dict[str, Any]:
+def totals_fact(counts: AnnData, slide: str) -> dict[str, Any]:
     """How many spots have another total than the one noted beside the counts, where that is.
 
     Pooling in small integers, as for bins of Visium HD, would show here.
     """
     if "total_counts" not in counts.obs:
         return {}
+    totals = np.asarray(counts.X.sum(axis=1, dtype=np.float64)).ravel()
     noted = pd.to_numeric(counts.obs["total_counts"], errors="coerce").to_numpy(np.float64)
     differ = int((np.abs(noted - totals) > _TOTALS_AGREE * np.maximum(totals, 1)).sum())
     if differ:

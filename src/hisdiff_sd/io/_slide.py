@@ -167,14 +167,15 @@ def spatial_uns(slide: str, image: np.ndarray, scale: float, diameter_px: float)
     return {slide.replace("/", "_"): {"images": {"hires": image}, "scalefactors": scalefactors}}
 
 
-def pitch_px(xy: np.ndarray) -> float:
+def pitch_px(xy: np.ndarray, *, exact: bool = False) -> float:
     """Distance of neighbouring spots in level-0 px.
 
     Real spots lie some way off their grid, so that the nearest one of four or six is nearer than the pitch (6% on
-    Spatial Transcriptomics slides); the second nearest is not.
+    Spatial Transcriptomics slides); the second nearest is not. Where they lie on it exactly, as computed bins do, the
+    nearest one is taken, which is right with many gaps too.
     """
     distance, _ = cKDTree(xy).query(xy, k=3)
-    return float(np.median(distance[:, 2]))
+    return float(np.median(distance[:, 1 if exact else 2]))
 
 
 def check_positions(barcodes: pd.Index, xy: pd.DataFrame, source: Path) -> None:
@@ -225,7 +226,7 @@ def _measured_geometry(parts: SlideParts, xy: np.ndarray, found: dict[str, Any])
     found["declared_pitch_um"] = declared
     if declared is None or len(xy) < FEWEST_FOR_PITCH:
         return parts.spot_diameter_um, declared
-    measured = pitch_px(xy) * parts.mpp
+    measured = pitch_px(xy, exact=parts.bins) * parts.mpp
     found["measured_pitch_um"] = measured
     if not 0.85 < measured / declared < 1.15:
         fits = f"; they would be at {parts.mpp * declared / measured:.4g} um per px" if measured > 0 else ""
