@@ -115,6 +115,12 @@ def test_a_store_of_another_source_is_left_alone_and_said(cohort, tmp_path, chan
         assert "tissue" not in sdata.shapes
 
 
+def test_a_newer_catalogue_leaves_stores_finished(cohort, tmp_path):
+    hd.io.convert(cohort, tmp_path / "stores", samples=["B1"])
+    (cohort / "HEST_v9_0_0.csv").write_text("id,license\nB1,CC BY 4.0\n")
+    assert hd.io.convert(cohort, tmp_path / "stores", samples=["B1"])["status"].tolist() == ["skipped"]
+
+
 def test_stores_of_write_are_taken_and_those_of_others_are_not(big_root, tmp_path):
     for store, slide in (("B1", "B1"), ("B2", "B1")):
         hd.io.write(hd.io.hest(big_root, slide), tmp_path / f"{store}.zarr")
@@ -144,6 +150,8 @@ def test_what_makes_no_sense_is_refused_before_any_work(big_root, tmp_path):
         hd.io.convert(big_root, tmp_path / "out", compression="zstandard")
     with pytest.raises(HisDiffError, match=r"has no slide 'B11'; it has 2.*near: B1"):
         hd.io.convert(big_root, tmp_path / "out", samples=["B11"])
+    with pytest.raises(HisDiffError, match="samples= names no slide; leave it out to convert all 2"):
+        hd.io.convert(big_root, tmp_path / "out", samples=[])
     with pytest.raises(MissingFileError, match="no HEST root and no sample sheet"):
         hd.io.convert(tmp_path / "nothing", tmp_path / "out")
     with pytest.raises(MissingFileError, match="no slides in .*: a HEST root has the folders"):

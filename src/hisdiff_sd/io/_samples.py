@@ -22,6 +22,11 @@ if TYPE_CHECKING:
 READERS = ("hest", "visium", "wsi")
 _ABOUT = ("patient", "species", "organ", "dataset")
 _COLUMNS = ("id", "reader", "path", "image", "mpp", *_ABOUT)
+# a newer catalogue says more of a slide; that makes no other slide of it
+_READ_BY_HEST = (
+    *("st_technology", "pixel_size_um_estimated", "spot_diameter", "inter_spot_dist"),
+    *("patient", "species", "organ", "dataset_title"),
+)
 _COUNTS = ("*filtered_feature_bc_matrix.h5", "spatial/tissue_positions*.csv", "spatial/scalefactors_json.json")
 
 
@@ -83,7 +88,8 @@ class Sample:
         counts: list[Path] = []
         if self.reader == "hest" and self.path is not None:
             counts = [self.path / "st" / f"{self.id}.h5ad"]
-            said["metadata"] = read_metadata(self.path, self.id)
+            metadata = read_metadata(self.path, self.id)
+            said["metadata"] = {key: metadata.get(key) for key in _READ_BY_HEST}
         elif self.path is not None:
             counts = sorted(file for pattern in _COUNTS for file in self.path.glob(pattern))
         found = {"image": fingerprint.of_file(_there(self.image_file))}
@@ -109,6 +115,8 @@ def samples_of(src: str | Path, wanted: Iterable[str] | None = None) -> list[Sam
     if wanted is None:
         return found
     ids = [wanted] if isinstance(wanted, str) else list(wanted)
+    if not ids:
+        raise HisDiffError(f"samples= names no slide; leave it out to convert all {len(found)} of {source}")
     named = {sample.id: sample for sample in found}
     missing = [name for name in ids if name not in named]
     if missing:
