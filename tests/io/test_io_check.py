@@ -112,7 +112,8 @@ def test_what_a_killed_writer_left_is_removed(store, snapshot):
     assert "which is gone; 1.0 MiB" in found["problem"]
     assert found["way_out"] == "hd.io.check(path, repair=True)"
     assert not found["repaired"]
-    assert the_finding(check(store, repair=True))["repaired"]
+    (scratch_folder(store) / "stage-of-another").mkdir()
+    assert check(store, repair=True)["repaired"].tolist() == [True, True]
     assert check(store).empty
     assert [p.name for p in scratch_folder(store).iterdir()] == ["lock"]
     assert snapshot(store) == before
@@ -164,7 +165,15 @@ def test_partial_results_are_kept(store):
     assert "partial results of table 'spots_uni'" in found["problem"]
     with partial_results(store, "spots_uni", "0" * 16, 10, 4) as partial:
         assert partial.known == 3
-        assert "is making table 'spots_uni'" in the_finding(check(store))["problem"]
+        assert "table 'spots_uni' is being made by process" in the_finding(check(store))["problem"]
+
+
+def test_partial_results_of_a_table_that_is_made_are_removed(store):
+    folder = scratch_folder(store) / f"partial-spots_morphology-{'0' * 16}"
+    folder.mkdir(parents=True)
+    assert "partial results of table 'spots_morphology', which is made" in the_finding(check(store))["problem"]
+    assert check(store, repair=True)["repaired"].tolist() == [True]
+    assert not folder.exists()
 
 
 def test_a_complete_element_is_named_again(store):
@@ -176,6 +185,13 @@ def test_a_complete_element_is_named_again(store):
     assert check(store, repair=True)["repaired"].all()
     assert "spots_morphology" in names(store)
     assert check(store).empty
+
+
+def test_a_kind_of_elements_without_metadata(store):
+    unlist(store, "tables")
+    (store / "tables" / "zarr.json").unlink()
+    assert check(store, repair=True)["repaired"].tolist() == [True, True]
+    assert names(store) == {"he", "spots", "table", "spots_morphology"}
 
 
 def test_an_element_that_is_gone_is_named_no_more(store):

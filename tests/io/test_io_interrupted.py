@@ -89,7 +89,7 @@ def die_at(step: int, monkeypatch: pytest.MonkeyPatch, exchange: bool) -> None:
     monkeypatch.setattr(_atomic.os, "replace", counted(os.replace))
     monkeypatch.setattr(_atomic, "put", counted(_atomic.put))
     monkeypatch.setattr(_atomic, "_exchange", counted(_atomic._exchange) if exchange else lambda a, b: False)
-    monkeypatch.setattr(_atomic.shutil, "rmtree", lambda *_arguments, **_options: None)
+    monkeypatch.setattr(_atomic, "_remove", lambda folder: None)
 
 
 @pytest.mark.parametrize("exchange", [True, False], ids=["exchange", "two renames"])
@@ -180,6 +180,35 @@ def test_a_move_that_fails_names_the_element_again(store, monkeypatch, snapshot)
     with pytest.raises(HisDiffError, match="Input/output error.*as it was"):
         write_table(sdata, "extra", table_of(sdata, 2), overwrite=True)
     assert snapshot(store) == before
+
+
+def test_a_killed_writer_that_only_had_to_tidy_up_is_tidied_up_after_by_a_reader(store):
+    scratch = _atomic.scratch_folder(store)
+    finished, interrupted = (scratch / f"partial-{name}-{'0' * 16}" for name in ("extra", "missing"))
+    overwriting = scratch / f"partial-extra-{'1' * 16}"
+    for folder, seconds in ((finished, -60), (interrupted, -60), (overwriting, 60)):
+        folder.mkdir(parents=True)
+        (folder / "part-00000001.npz").touch()
+        when = (store / "tables" / "extra" / "zarr.json").stat().st_mtime + seconds
+        os.utime(folder / "part-00000001.npz", (when, when))
+    (scratch / "stage-1" / "T1.zarr").mkdir(parents=True)
+    hd.io.open(store)
+    assert {p.name for p in scratch.iterdir()} == {"lock", interrupted.name, overwriting.name}
+
+
+def test_threads_that_still_write_do_not_keep_a_stage(tmp_path, monkeypatch):
+    real, late = shutil.rmtree, iter(range(3))
+
+    def rmtree(folder, **options):
+        real(folder, **options)
+        if next(late, None) is not None:
+            folder.mkdir()
+            (folder / "c").write_bytes(b"late")
+
+    monkeypatch.setattr(_atomic.shutil, "rmtree", rmtree)
+    with _atomic.staged(tmp_path / "a.zarr") as build:
+        build.mkdir()
+    assert [p.name for p in _atomic.scratch_folder(tmp_path / "a.zarr").iterdir()] == ["lock"]
 
 
 def test_halves_of_other_programs_stay_out_of_the_metadata(store):

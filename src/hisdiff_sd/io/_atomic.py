@@ -9,6 +9,7 @@ import os
 import shutil
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -27,6 +28,7 @@ STAGE, PARTIAL = "stage-", "partial-"  # folders with what is built, and with pa
 _MOVING = "moving"  # in a stage: what is being moved in, until it is there and the metadata name it
 _ASIDE = "aside"  # in a stage: what is being replaced, where two directories cannot be exchanged
 _QUIET_SECONDS = 2.0
+_REMOVALS = 20
 
 
 def scratch_folder(target: Path) -> Path:
@@ -45,15 +47,14 @@ def staged(target: Path) -> Iterator[Path]:
             finish_interrupted(target)
             try:
                 stage = Path(tempfile.mkdtemp(prefix=STAGE, dir=scratch_folder(target)))
-                held.callback(shutil.rmtree, stage, ignore_errors=True)
+                held.callback(_remove, stage)
                 held.enter_context(hold(stage / LOCK, 0))
             except OSError as error:
                 raise _cannot_write(target, error) from error
         try:
             yield stage / target.name
         finally:
-            # while its lock is held: nobody shall take it for that of a killed process
-            shutil.rmtree(stage, ignore_errors=True)
+            _remove(stage)  # while its lock is held: nobody shall take it for that of a killed process
 
 
 @contextmanager
@@ -98,26 +99,49 @@ def move_in(build: Path, target: Path, inside: str = "") -> None:
 
 
 def recover(target: Path) -> None:
-    """Before a store is read: finish the move of a process that was killed, if anybody may; readers do not wait."""
-    if any(scratch_folder(target).glob(f"{STAGE}*/{_MOVING}")):
-        with suppress(HeldError, OSError), hold(scratch_folder(target) / LOCK, 0):
+    """Before a store is read: finish or remove what a process that was killed left, if anybody may; nobody waits for it."""
+    scratch = scratch_folder(target)
+    if any(scratch.glob(f"{STAGE}*")) or finished_partials(target):
+        with suppress(HeldError, OSError), hold(scratch / LOCK, 0):
             finish_interrupted(target)
 
 
-def finish_interrupted(target: Path) -> list[Path]:
-    """Finish what killed processes were moving in, remove what they left, and say which stages that were.
-
-    The lock of `target` must be held.
-    """
-    finished = []
+def finish_interrupted(target: Path) -> None:
+    """Finish what killed processes were moving in, and remove what they left; the lock of `target` must be held."""
     for stage in scratch_folder(target).glob(f"{STAGE}*"):
         # one that belongs to a living process, or cannot be written to, is left alone
         with suppress(HeldError, OSError), hold(stage / LOCK, 0):
             if (stage / _MOVING).exists():
                 _finish(stage, target)
-            shutil.rmtree(stage)
-            finished.append(stage)
-    return finished
+            _remove(stage)
+    for folder in finished_partials(target):
+        with suppress(HeldError, OSError), hold(folder / LOCK, 0):
+            _remove(folder)
+
+
+def finished_partials(target: Path) -> list[Path]:
+    """Folders of partial results that are older than their table: it was made, and its maker killed before it tidied up."""
+    found = []
+    for folder in scratch_folder(target).glob(f"{PARTIAL}*"):
+        table = target / "tables" / partial_name(folder) / METADATA
+        latest = max((part.stat().st_mtime_ns for part in folder.glob("part-*")), default=0)
+        if table.exists() and table.stat().st_mtime_ns > latest:
+            found.append(folder)
+    return found
+
+
+def partial_name(folder: Path) -> str:
+    """The table whose partial results lie in a folder."""
+    return folder.name.removeprefix(PARTIAL).rpartition("-")[0]
+
+
+def _remove(folder: Path) -> None:
+    """Remove a folder, in which threads of a writer that failed may still be at work for a moment."""
+    for _ in range(_REMOVALS):
+        shutil.rmtree(folder, ignore_errors=True)
+        if not folder.exists():
+            return
+        time.sleep(0.05)
 
 
 def _finish(stage: Path, target: Path) -> None:

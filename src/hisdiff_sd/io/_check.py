@@ -100,7 +100,7 @@ def _store_at(path: str | Path) -> Path:
 
 def _findings(store: Path, hollow: Path, *, deep: bool, repairing: bool) -> Iterator[Finding]:
     """Everything that is amiss; what is mended meanwhile is not found again by what follows."""
-    yield from leftovers(store, repairing=repairing)
+    yield from list(leftovers(store, repairing=repairing))  # mending one of them removes others
     readable: dict[str, SpatialData] = {}
     yield from listing(store, hollow, readable)
     yield from schema(store)

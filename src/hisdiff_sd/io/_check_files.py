@@ -12,8 +12,16 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hisdiff_sd.io._atomic import LOCK, PARTIAL, STAGE, finish_interrupted, scratch_folder
-from hisdiff_sd.io._consolidated import METADATA, elements, half_written, listed, on_disk, put, rewritten
+from hisdiff_sd.io._atomic import (
+    LOCK,
+    PARTIAL,
+    STAGE,
+    finish_interrupted,
+    finished_partials,
+    partial_name,
+    scratch_folder,
+)
+from hisdiff_sd.io._consolidated import GROUP, METADATA, elements, half_written, listed, on_disk, put, rewritten
 from hisdiff_sd.io._lock import age, is_held, last_change, owner_of
 
 if TYPE_CHECKING:
@@ -47,14 +55,17 @@ def leftovers(store: Path, *, repairing: bool) -> Iterator[Finding]:
         yield Finding("note", str(scratch / LOCK), problem, "nothing: the next writer takes it over")
     for stage in sorted(scratch.glob(f"{STAGE}*")):
         if _is_held(stage / LOCK) is not False:
-            yield Finding("note", str(stage), f"{_owner(stage)} is building something to move in", "leave it alone")
+            yield Finding("note", str(stage), f"something is being built here by {_owner(stage)}", "leave it alone")
         else:
             problem = f"an interrupted write, {_gone(stage)}"
             yield Finding("warning", str(stage), problem, _REPAIR, partial(finish_interrupted, store))
     for folder in sorted(scratch.glob(f"{PARTIAL}*")):
-        table = folder.name.removeprefix(PARTIAL).rpartition("-")[0]
+        table = partial_name(folder)
         if _is_held(folder / LOCK) is not False:
-            yield Finding("note", str(folder), f"{_owner(folder)} is making table {table!r}", "leave it alone")
+            yield Finding("note", str(folder), f"table {table!r} is being made by {_owner(folder)}", "leave it alone")
+        elif folder in finished_partials(store):
+            problem = f"partial results of table {table!r}, which is made, {_gone(folder)}"
+            yield Finding("warning", str(folder), problem, _REPAIR, partial(finish_interrupted, store))
         else:
             problem = f"partial results of table {table!r}, {_gone(folder)}"
             yield Finding("note", str(folder), problem, "call again what made them: it goes on; or delete the folder")
@@ -114,8 +125,7 @@ def _read(store: Path, element: str, hollow: Path, readable: dict[str, SpatialDa
     root = json.loads((store / METADATA).read_text())
     root.pop("consolidated_metadata", None)
     (alone / METADATA).write_text(json.dumps(root))
-    group = {"zarr_format": 3, "node_type": "group", "attributes": {}}
-    (alone / kind / METADATA).write_text(json.dumps(group))
+    (alone / kind / METADATA).write_text(json.dumps(GROUP))
     (alone / kind / name).symlink_to(store / kind / name)
     try:
         with warnings.catch_warnings():

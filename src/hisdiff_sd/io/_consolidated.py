@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 METADATA = "zarr.json"
+GROUP = {"attributes": {}, "zarr_format": 3, "node_type": "group"}
 _INLINE = {"kind": "inline", "must_understand": False}
 
 Nodes = dict[str, dict[str, Any]]
@@ -49,7 +50,7 @@ def rewritten(store: Path, add: Mapping[str, Path] | None = None, drop: Iterable
     nodes = {key: node for key, node in nodes.items() if not any(key == e or key.startswith(f"{e}/") for e in gone)}
     for element, folder in add.items():
         kind = element.partition("/")[0]
-        nodes[kind] = _node(_read(store / kind))
+        nodes[kind] = _node(_read(store / kind) if (store / kind / METADATA).is_file() else GROUP)
         nodes |= on_disk(folder, element)
     # zarr takes children of one parent to stand together
     nodes = dict(sorted(nodes.items(), key=lambda item: (item[0].count("/"), item[0])))

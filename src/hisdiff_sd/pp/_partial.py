@@ -138,7 +138,7 @@ def partial_results(store: Path | None, name: str, key: str, n: int, dim: int) -
             folder.mkdir(parents=True, exist_ok=True)
             held.enter_context(hold(folder / LOCK, 0))
         except HeldError as error:
-            raise HisDiffError(f"{error} is making table {name!r} of {store}; wait until it is done") from error
+            raise HisDiffError(f"table {name!r} of {store} is being made by {error}; wait until it is done") from error
         except OSError as error:
             raise HisDiffError(
                 f"cannot write beside {store} ({error.strerror or error}); choose a store in a folder you may write to"
