@@ -10,6 +10,7 @@ import pandas as pd
 from scipy.stats import pearsonr
 
 from hisdiff_sd._errors import HisDiffError, MissingFileError
+from hisdiff_sd.io._genes import GeneNames
 from hisdiff_sd.io._metadata import number, read_metadata, sample_ids
 from hisdiff_sd.io._slide import SlideParts, assemble, check_mpp
 
@@ -19,10 +20,18 @@ if TYPE_CHECKING:
 
 # spot diameter and pitch in um, for slides whose metadata leave them blank
 _GEOMETRY = {"Visium": (55.0, 100.0), "Spatial Transcriptomics": (100.0, 200.0)}
+_PIXEL_SIZES = ("pixel_size_um_estimated", "pixel_size_um_embedded")
 _THUMBNAIL_AGREEMENT = 0.9
 
 
-def hest(path: str | Path, sample_id: str, *, mpp: float | None = None) -> SpatialData:
+def hest(
+    path: str | Path,
+    sample_id: str,
+    *,
+    mpp: float | None = None,
+    genes: GeneNames = "symbols",
+    control_probes: bool = False,
+) -> SpatialData:
     """Read one Visium or Spatial Transcriptomics slide of HEST-1k, lazily.
 
     Parameters
@@ -34,6 +43,11 @@ def hest(path: str | Path, sample_id: str, *, mpp: float | None = None) -> Spati
     mpp
         Micrometres per level-0 pixel. By default ``pixel_size_um_estimated`` of the metadata, the one source HEST
         itself trusts.
+    genes
+        Names of the genes: ``"symbols"``, where the file has one beside an Ensembl id; ``"ids"``, the other way round; or
+        ``"file"``, as they stand there. Genes of one name are added up. What the file does not say stays as it is.
+    control_probes
+        Keep control probes, marked in ``var["control"]``; they are dropped by default.
 
     Returns
     -------
@@ -85,6 +99,9 @@ def hest(path: str | Path, sample_id: str, *, mpp: float | None = None) -> Spati
                 "dataset": str(metadata.get("dataset_title", "")),
                 "technology": technology,
             },
+            pixel_sizes={key: size for key in _PIXEL_SIZES if (size := number(metadata, key)) is not None},
+            genes=genes,
+            control_probes=control_probes,
         )
     )
     _check_thumbnail(counts, sdata["table"].uns["spatial"], counts_path, image_path)
