@@ -26,6 +26,7 @@ _FEWEST = 30  # spots with counts; of fewer nothing can be said
 _MOST = 1000  # spots that are looked at
 _GENES, _COMPONENTS = 300, 6
 _RIDGE = 0.01
+_AT_ONCE = 128  # placements, to need little memory
 _LOW = 0.05  # of the median total: below it composition is noise
 _COUNTED = 0.25  # of the median total: a spot with so many counts is no spot on glass
 _ON_GLASS = 0.2  # share of a spot that is tissue, below which it is on glass
@@ -33,7 +34,7 @@ _FARTHEST, _AROUND = 8, 2  # pitches by which spots are moved as they are, and m
 _REFINED = 12  # of the best placements, for which half pitches are tried too
 _NEAR, _APART = 1.0, 2.5  # pitches: one place, and surely another
 _LEAD = 0.3  # of the height of the best fit above the usual one, by which it is ahead of all others
-_LEAST_RISE = 0.1
+_LEAST_RISE = 0.25  # sum of seven R2; shuffled spots reach 0.13
 _HIGH = 3.0  # standard deviations of the fits, by which the best is above the usual one
 _MORE_GLASS, _MUCH_GLASS = 0.02, 0.1  # share of the spots
 
@@ -198,15 +199,18 @@ def _between(places: _Placements, which: NDArray[np.intp], pitch: float) -> _Pla
 
 def _fits(features: list[NDArray[np.float32]], xy: Array, expression: Array) -> Array:
     """(m,) sum over the columns of `expression` of the R2 of a ridge regression on the features at every placement."""
-    seen = np.stack([_at(field, xy, float(np.quantile(field, 0.02))) for field in features], axis=-1)
-    seen -= seen.mean(1, keepdims=True)
-    spread = np.array([field.std() for field in features])
+    glass = [float(np.quantile(field, 0.02)) for field in features]
     # what hardly varies between the spots must not be blown up
-    seen /= np.maximum(seen.std(1, keepdims=True), 1e-3 * np.maximum(spread, 1e-6))
-    n = xy.shape[1]
-    gram = np.einsum("mnf,mng->mfg", seen, seen) / n + _RIDGE * np.eye(len(features))
-    both = np.einsum("mnf,nk->mfk", seen, expression)
-    return np.asarray((both * np.linalg.solve(gram, both)).sum((1, 2)) / n)
+    least = np.array([1e-3 * max(float(field.std()), 1e-6) for field in features])
+    fits = []
+    for places in np.array_split(xy, -(-len(xy) // _AT_ONCE)):
+        seen = np.stack([_at(field, places, g) for field, g in zip(features, glass, strict=True)], axis=-1)
+        seen -= seen.mean(1, keepdims=True)
+        seen /= np.maximum(seen.std(1, keepdims=True), least)
+        gram = np.einsum("mnf,mng->mfg", seen, seen) / xy.shape[1] + _RIDGE * np.eye(len(features))
+        both = np.einsum("mnf,nk->mfk", seen, expression)
+        fits.append((both * np.linalg.solve(gram, both)).sum((1, 2)) / xy.shape[1])
+    return np.concatenate(fits)
 
 
 def _judged(places: _Placements, fits: Array, glass: Array, pitch: float) -> dict[str, Any]:
