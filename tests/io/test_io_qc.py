@@ -137,7 +137,7 @@ def test_what_readers_note(clean, fact, name, level, words):
 def test_pooled_totals_of_visium_hd_are_suspect_unless_they_were_compared(clean):
     attrs = copy.deepcopy(clean.attrs["hisdiff_sd"]) | {"technology": "Visium HD"}
     found = finding(of_attrs(clean, attrs), "totals")
-    assert (found.level, "pooled bins of Visium HD are suspect" in found.value) == ("warning", True)
+    assert (found.level, "pooled bins of Visium HD are suspect" in found.value) == ("note", True)
     attrs["qc"]["totals_differ"] = 0
     assert finding(of_attrs(clean, attrs), "totals").level == "ok"
 

@@ -180,9 +180,7 @@ def _counts(attrs: Mapping[str, Any], found: dict[str, Any]) -> Iterator[Finding
         value = f"{differ} of {found['spots']} spots have other totals than obs['total_counts'] says ({value})"
         yield Finding("warning", "totals", value, "counts may have been cut off when bins were pooled; compare")
     elif attrs.get("technology") == "Visium HD" and "totals_differ" not in found:
-        yield Finding(
-            "warning", "totals", f"{value}; pooled bins of Visium HD are suspect", "compare with the original"
-        )
+        yield Finding("note", "totals", f"{value}; pooled bins of Visium HD are suspect", "compare with the original")
     else:
         yield Finding("ok", "totals", value)
     yield from _poor_spots(found["spots"], totals)
