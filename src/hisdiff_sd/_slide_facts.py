@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from hisdiff_sd import _keys as keys
@@ -12,28 +11,14 @@ from hisdiff_sd._targets import UNITS
 if TYPE_CHECKING:
     from hisdiff_sd._slide_report import SlideReport
 
-_QC = {
-    "integer_counts": "counts are integers",
-    "duplicated_genes": "genes listed more than once (added up)",
-    "gene_id_type": "kind of gene ids",
-    "spots_outside_image": "spots outside the image (dropped)",
-    "measured_pitch_um": "distance of the spots, measured in µm",
-    "declared_pitch_um": "distance of the spots, as declared in µm",
-    "pixel_sizes": "pixel sizes by source, µm per px",
-    "declared_size": "height and width of the image, as declared",
-    "totals_differ": "spots with other counts in total than noted",
-    "patches": "patches of HEST, compared with the spots",
-}
-
 
 def quality(report: SlideReport) -> dict[str, str]:
-    """What is known of the slide and what was found while it was read."""
+    """What is known of the slide; its QC has findings of its own."""
     attrs, record = report.attrs, report.record
     height, width = attrs["true_size"]
     mpp = float(attrs["mpp"])
     found = {
         "image": f"{width:,} x {height:,} px, {width * mpp / 1000:.1f} x {height * mpp / 1000:.1f} mm",
-        "pixel size": f"{mpp:.4g} µm per px, from {attrs.get('mpp_source') or 'an unknown source'}",
         "tissue": "not outlined" if report.tissue_mm2 is None else f"{report.tissue_mm2:.2f} mm²",
         f"{report.places} with a prediction": f"{report.n:,} of shapes {report.shapes!r}",
         "tiles that could not be read": f"{int(record.get('failed_tiles', 0)):,}",
@@ -43,9 +28,8 @@ def quality(report: SlideReport) -> dict[str, str]:
             f"{report.spacing_um:.4g} µm, each predicted as a spot of {report.spot_um:.4g} µm"
         )
     size = "side of the square bins" if attrs.get("spot_shape") == "square" else "spot diameter, as declared"
-    if attrs.get("spot_diameter_um"):
-        found[size] = f"{float(attrs['spot_diameter_um']):.4g} µm"
-    found |= {_QC.get(str(k), str(k)): _words(v) for k, v in dict(attrs.get("qc", {})).items()}
+    declared = {"spot_diameter_um": size, "spot_pitch_um": "distance of spots, as declared"}
+    found |= {name: f"{float(attrs[k]):.4g} µm" for k, name in declared.items() if attrs.get(k)}
     if attrs.get("source"):
         found["image file"] = str(attrs["source"].get("image", "unknown"))
     return found
@@ -102,16 +86,3 @@ hd.pl.report(sdata, "report.html", key={report.table!r})
 def _nested(value: Any) -> Any:
     """A list or dictionary that provenance keeps as JSON text."""
     return json.loads(value) if isinstance(value, str) and value else value
-
-
-def _words(value: Any) -> str:
-    """A value of the store in words."""
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    if isinstance(value, Mapping):
-        return ", ".join(f"{k}: {_words(v)}" for k, v in value.items()) or "none"
-    if isinstance(value, list | tuple):
-        return ", ".join(map(_words, value)) or "none"
-    return str(value)

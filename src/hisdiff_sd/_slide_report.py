@@ -15,9 +15,16 @@ from hisdiff_sd._slide_facts import code, made, quality
 from hisdiff_sd._targets import UNITS
 from hisdiff_sd._trust import FALSE_DISCOVERY, LOWEST_PCC
 from hisdiff_sd._version import __version__
+from hisdiff_sd.io._qc import QualityReport
 
 _LIKE, _PARTLY = 0.9, 0.5  # share of trusted tiles from which a slide is like the training slides, or partly
 _BADGES = {True: ("go", "✓ reliable"), False: ("no", "✗ not reliable"), None: ("unknown", "? unknown")}
+_LEVELS = {
+    "ok": ("go", "✓ ok"),
+    "note": ("unknown", "• note"),
+    "warning": ("no", "⚠ warning"),
+    "error": ("no", "✗ error"),
+}
 _COLUMNS = {
     "r": ("r, left-out slides", "correlation with the measurement on training slides that were left out", 2),
     "q": ("q", "false discovery rate of that correlation", 3),
@@ -125,6 +132,8 @@ class SlideReport:
         Pictures of the genes that are shown: measured, if it was, predicted and uncertainty.
     store
         Name of the store, or of the slide where there is none.
+    qc
+        What was found of the quality of the slide.
     """
 
     attrs: Mapping[str, Any]
@@ -145,6 +154,7 @@ class SlideReport:
     wide: bool
     maps: Mapping[str, Sequence[Picture]]
     store: str
+    qc: QualityReport
 
 
 def slide_page(report: SlideReport) -> str:
@@ -163,7 +173,7 @@ def slide_page(report: SlideReport) -> str:
 <section><h2>Maps</h2>{_maps(report)}</section>
 <section><h2>Which genes to believe</h2>{_genes(report)}</section>
 <section><h2>Where to believe them</h2>{_trust(report)}</section>
-<section><h2>Quality control</h2>{facts(quality(report))}</section>
+<section><h2>Quality control</h2>{_findings(report)}{facts(quality(report))}</section>
 <section><h2>Provenance</h2>{facts(made(report))}</section>
 <section><h2>How to reproduce it</h2><pre>{escape(code(report))}</pre></section>
 </main>
@@ -185,6 +195,9 @@ def _summary(report: SlideReport) -> str:
     cards = "".join(f"<li><b>{escape(figure)}</b>{escape(words)}</li>" for figure, words in shown)
     doubted = report.trusted_share is not None and report.trusted_share < _PARTLY
     words = [(_verdict(report), doubted), (_advice(known), bool(known) and not any(known))]
+    bad = [f.name for f in report.qc.findings if f.level in ("warning", "error")]
+    if bad:
+        words.append((f"Quality control warns of this slide: {', '.join(bad)}. See below before you use it.", True))
     said = "".join(f"<p{' class=warning' if warn else ''}>{escape(text)}</p>" for text, warn in words)
     return f"<ul class='cards'>{cards}</ul>{said}"
 
@@ -242,6 +255,17 @@ def _maps(report: SlideReport) -> str:
             f"<div class='maps{' wide' if report.wide else ''}'>{''.join(map(str, pictures))}</div></section>"
         )
     return "".join(parts)
+
+
+def _findings(report: SlideReport) -> str:
+    """What the QC of the slide found."""
+    rows = []
+    for finding in report.qc.findings:
+        kind, word = _LEVELS[finding.level]
+        text = finding.value + (f" ({finding.advice})" if finding.advice else "")
+        badge = f"<span class='badge {kind}'>{word}</span>"
+        rows.append(f"<tr><th scope='row'>{escape(finding.name)}</th><td>{badge} {escape(text)}</td></tr>")
+    return f"<table class='facts'><tbody>{''.join(rows)}</tbody></table>"
 
 
 def _badge(reliable: bool | None) -> str:

@@ -186,10 +186,10 @@ def test_quality_and_provenance_are_listed(page, tiled):
     area = tissue.area.sum() * (attrs["mpp"] / 1000) ** 2
     for fact in (
         f"tissue{area:.2f} mm²",
-        f"pixel size1.1 µm per px, from {attrs['mpp_source']}",
+        f"pixel size✓ ok 1.1 um per px ({attrs['mpp_source']})",
         "tiles that could not be read2",
         "distance of the tiles100 µm, each predicted as a spot of 110 µm",
-        "counts are integersyes",
+        "counts✓ ok whole numbers",
         f"modelhash {'f00d' * 16}",
         "training slidesT1, T2",
         "encodermorphology, hash beefbeefbeef",
@@ -280,10 +280,20 @@ def test_genes_that_are_asked_for_are_shown(slide, add_prediction, tmp_path):
 
 
 @pytest.mark.usefixtures("one_map")
+def test_a_bad_slide_is_warned_of_on_top(slide, add_prediction, tmp_path):
+    add_prediction(slide, **KNOWN)
+    attrs = slide.attrs["hisdiff_sd"]
+    slide.attrs["hisdiff_sd"] = {**attrs, "qc": {**attrs["qc"], "spots_outside_image": 3}}
+    page = page_of(hd.pl.report(slide, tmp_path / "S3.html"))
+    assert "Quality control warns of this slide: spots outside the image." in page.words
+    assert "spots outside the image⚠ warning 3, dropped (are image and counts of one slide?)" in page.text["tr"]
+
+
+@pytest.mark.usefixtures("one_map")
 def test_names_cannot_break_the_page(slide, add_prediction, tmp_path):
     evil = """<script>alert('1')</script>&amp;"$x_"$'"""
     slide.attrs["hisdiff_sd"] = {**slide.attrs["hisdiff_sd"], "slide": evil, "organ": evil, "mpp_source": evil}
-    slide.attrs["hisdiff_sd"]["qc"] = {evil: [evil, {"a": evil}]}
+    slide.attrs["hisdiff_sd"]["qc"] = {"pixel_sizes": {f"not {evil}": 9.0}}
     table = add_prediction(slide, genes=(evil, "EPCAM"), ood=np.full(len(slide["spots"]), 0.5))
     table.uns["hisdiff_sd"]["encoder"] = evil
     hd.pp.tissue(slide)
@@ -292,7 +302,7 @@ def test_names_cannot_break_the_page(slide, add_prediction, tmp_path):
     assert page.text["h1"] == [f"Predicted expression of slide {evil}"]
     assert page.text["h3"] == [f"{evil} ? unknown"]
     assert sum(evil in (p["alt"] or "") for p in page.of("img")) == 3
-    assert any(row.startswith(f"{evil}{evil}, a: {evil}") for row in page.text["tr"])
+    assert any(row.startswith(f"other pixel sizes⚠ warning not {evil} differ") for row in page.text["tr"])
 
 
 @pytest.mark.usefixtures("one_map")

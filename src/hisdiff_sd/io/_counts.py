@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import re
-import warnings
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 from scipy import sparse
 
-from hisdiff_sd._errors import HisDiffError, HisDiffWarning
+from hisdiff_sd._errors import HisDiffError
+from hisdiff_sd.io._genes import GeneNames, name_genes
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
-_CONTROL = re.compile(r"^(BLANK|NegControl|antisense_|Unassigned|Deprecated|Intergenic)", re.IGNORECASE)
 
-
-def clean_counts(table: AnnData, source: str) -> tuple[AnnData, dict[str, Any]]:
-    """Check raw counts and sum duplicated genes.
+def clean_counts(
+    table: AnnData, source: str, *, genes: GeneNames = "symbols", control_probes: bool = False
+) -> tuple[AnnData, dict[str, Any]]:
+    """Check raw counts, name their genes, sum those of one name and drop control probes.
 
     Parameters
     ----------
@@ -27,15 +26,20 @@ def clean_counts(table: AnnData, source: str) -> tuple[AnnData, dict[str, Any]]:
         Spots x genes, raw counts.
     source
         File the counts come from, for messages.
+    genes
+        ``"symbols"``, ``"ids"`` or ``"file"``, see `name_genes`.
+    control_probes
+        Keep control probes.
 
     Returns
     -------
-    A new AnnData (float32 CSR ``X``, ``var["control"]`` true for control probes) and what was found, as plain values.
+    A new AnnData (float32 CSR ``X``; ``var["control"]`` true for control probes; ``var["gene_id"]``, Ensembl ids, where the
+    file has any) and what was found, as plain values.
 
     Raises
     ------
     HisDiffError
-        For duplicated barcodes, and NaN, infinite or negative counts.
+        For duplicated barcodes, NaN, infinite or negative counts, and where nothing but control probes is there.
     """
     from anndata import AnnData
 
@@ -51,47 +55,38 @@ def clean_counts(table: AnnData, source: str) -> tuple[AnnData, dict[str, Any]]:
         raise HisDiffError(f"{source}: no counts: {table.n_obs} spots x {table.n_vars} genes")
     counts = sparse.csr_matrix(table.X, dtype=np.float32)
     _check_values(counts, source)
-    genes = pd.Index(table.var_names.astype(str)).rename(None)
+    named = name_genes(table.var, genes)
+    kept = np.ones(len(named.names), bool) if control_probes else ~named.control
+    if not kept.any():
+        raise HisDiffError(f"{source}: all {len(kept)} genes are control probes; give control_probes=True to keep them")
     found: dict[str, Any] = {
         "integer_counts": bool(np.all(counts.data == np.round(counts.data))),
-        "duplicated_genes": sorted(genes[genes.duplicated()].unique()),
-        "gene_id_type": gene_id_type(genes),
+        "highest_count": float(counts.data.max(initial=0.0)),
+        **named.facts,
+        "control_probes": int(named.control.sum()),
+        "control_probes_kept": bool(control_probes),
     }
-    var = table.var.copy()
-    var.index = genes
+    names = named.names[kept]
+    found["duplicated_genes"] = sorted(names[names.duplicated()].unique())
+    var = table.var[kept].copy()
+    if named.ids is not None and "gene_id" not in var:
+        var["gene_id"] = named.ids[kept].to_numpy()
+    var["control"] = named.control[kept]
+    counts = counts if kept.all() else counts[:, np.flatnonzero(kept)]
     if found["duplicated_genes"]:
-        codes, unique = pd.factorize(genes)
-        joined = sparse.csr_matrix((np.ones(len(codes), np.float32), (np.arange(len(codes)), codes)))
-        counts = sparse.csr_matrix(counts @ joined)
-        var = var.loc[~genes.duplicated()]
-        genes = pd.Index(unique)
-        names = found["duplicated_genes"]
-        warnings.warn(
-            f"{source}: {len(names)} gene names occur more than once ({', '.join(names[:5])}{' ...' * (len(names) > 5)}); "
-            "their counts were summed",
-            HisDiffWarning,
-            stacklevel=4,
-        )
-    if not found["integer_counts"]:
-        warnings.warn(
-            f"{source}: the counts are not whole numbers; were they normalised?", HisDiffWarning, stacklevel=4
-        )
-    var["control"] = [bool(_CONTROL.match(g)) for g in genes]
+        var = var[~names.duplicated()]
+        counts, names = _summed(counts, names)
+    var.index = pd.Index(names, name=None)
     obs = table.obs.copy()
     obs.index = barcodes
     return AnnData(X=counts, obs=obs, var=var), found
 
 
-def gene_id_type(genes: pd.Index) -> str:
-    """``"ensembl"`` where most names are Ensembl gene ids, else ``"symbol"``.
-
-    Examples
-    --------
-    >>> gene_id_type(pd.Index(["ERBB2", "ENSG00000141736"]))
-    'symbol'
-    """
-    share = genes.str.match(r"^ENS[A-Z]*G\d{6,}").mean() if len(genes) else 0.0
-    return "ensembl" if share > 0.5 else "symbol"
+def _summed(counts: sparse.csr_matrix, names: pd.Index) -> tuple[sparse.csr_matrix, pd.Index]:
+    """Counts of rows of one name added up, in the order in which the names come first."""
+    codes, unique = pd.factorize(names)
+    joined = sparse.csr_matrix((np.ones(len(codes), np.float32), (np.arange(len(codes)), codes)))
+    return sparse.csr_matrix(counts @ joined), pd.Index(unique)
 
 
 def _check_values(counts: sparse.csr_matrix, source: str) -> None:

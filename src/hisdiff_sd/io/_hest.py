@@ -10,6 +10,7 @@ import pandas as pd
 from hisdiff_sd import _keys as keys
 from hisdiff_sd._errors import HisDiffError, HisDiffWarning
 from hisdiff_sd.io import _hest_facts as facts
+from hisdiff_sd.io._genes import GeneNames
 from hisdiff_sd.io._hest_cells import find_cells, read_cells, transcript_points
 from hisdiff_sd.io._hest_files import find_slide, needed, part
 from hisdiff_sd.io._hest_geometry import declared_geometry
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from spatialdata import SpatialData
 
 _ABOUT = {"patient": "patient", "species": "species", "organ": "organ", "dataset": "dataset_title"}
+_PIXEL_SIZES = ("pixel_size_um_estimated", "pixel_size_um_embedded")
 
 
 def hest(
@@ -29,6 +31,8 @@ def hest(
     sample_id: str | None = None,
     *,
     mpp: float | None = None,
+    genes: GeneNames = "symbols",
+    control_probes: bool = False,
     tissue: bool = True,
     cells: bool | Literal["cellvit", "xenium"] = False,
     transcripts: bool = False,
@@ -45,6 +49,11 @@ def hest(
     mpp
         Micrometres per level-0 pixel. By default ``pixel_size_um_estimated`` of the metadata, the one source HEST
         itself trusts.
+    genes
+        Names of the genes: ``"symbols"``, where the file has one beside an Ensembl id; ``"ids"``, the other way round; or
+        ``"file"``, as they stand there. Genes of one name are added up. What the file does not say stays as it is.
+    control_probes
+        Keep control probes, marked in ``var["control"]``; they are dropped by default.
     tissue
         Take the outlines of ``tissue_seg/`` where they are there.
     cells
@@ -103,6 +112,9 @@ def hest(
             spot_pitch_um=geometry.pitch_um,
             bins=geometry.bins,
             about={"technology": technology, **{k: text(metadata, v) for k, v in _ABOUT.items()}},
+            pixel_sizes={key: said for key in _PIXEL_SIZES if (said := number(metadata, key)) is not None},
+            genes=genes,
+            control_probes=control_probes,
         )
     )
     facts.check_thumbnail(counts, sdata["table"].uns["spatial"], counts_path, image_path)
@@ -116,11 +128,8 @@ def hest(
 def _note_facts(sdata: SpatialData, counts: AnnData, xy: pd.DataFrame, metadata: dict[str, Any], root: Path) -> None:
     """Put what the files say of each other into the record of the slide."""
     attrs = sdata.attrs[keys.ATTRS]
-    slide, mpp, found = attrs["slide"], attrs["mpp"], attrs["qc"]
-    measured = found.get("measured_pitch_um")
-    of_grid = mpp * found["declared_pitch_um"] / measured if measured else None
-    found["pixel_sizes"] = facts.pixel_sizes(metadata, part(root, slide, "wsis"), of_grid)
-    cut_at = number(metadata, "pixel_size_um_estimated") or mpp
+    slide, found = attrs["slide"], attrs["qc"]
+    cut_at = number(metadata, "pixel_size_um_estimated") or attrs["mpp"]
     found |= facts.size_fact(metadata, attrs["true_size"], slide)
     found |= facts.totals_fact(counts, slide)
     found |= facts.patches_fact(part(root, slide, "patches"), xy, cut_at, slide)

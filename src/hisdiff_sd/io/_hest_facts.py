@@ -13,7 +13,6 @@ from scipy.stats import pearsonr
 
 from hisdiff_sd._errors import HisDiffError, HisDiffWarning
 from hisdiff_sd.io._metadata import number
-from hisdiff_sd.io._pixel_size import of_tiff
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -23,14 +22,6 @@ _PATCH_UM_PER_PX = 0.5  # HEST cuts all patches at this scale
 _MOVED = 0.1  # sides of a patch
 _FEW = 0.05
 _TOTALS_AGREE = 0.01
-
-
-def pixel_sizes(metadata: dict[str, Any], image_path: Path, of_grid: float | None) -> dict[str, float]:
-    """Micrometres per level-0 px by whoever says something of it."""
-    keys = ("pixel_size_um_estimated", "pixel_size_um_embedded")
-    found = {key: value for key in keys if (value := number(metadata, key)) is not None}
-    found |= {size.source: (size.x + size.y) / 2 for size in of_tiff(image_path)}
-    return found if of_grid is None else found | {"spot grid": of_grid}
 
 
 def size_fact(metadata: dict[str, Any], true_size: Sequence[int], slide: str) -> dict[str, Any]:

@@ -7,11 +7,13 @@ import re
 import warnings
 import xml.etree.ElementTree as ET
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hisdiff_sd._errors import HisDiffError, HisDiffWarning
+from hisdiff_sd._openslide import open_openslide
+from hisdiff_sd.io._image import file_kind
 from hisdiff_sd.io._tiff import opened, slide_series
 
 if TYPE_CHECKING:
@@ -99,6 +101,19 @@ def choose(path: Path, found: list[PixelSize], looked_at: str, mpp: float | None
             "mpp= if one of the two is wrong, or else resample the image"
         )
     return (own.x + own.y) / 2, own.source
+
+
+def of_file(path: Path) -> list[PixelSize]:
+    """What an image file says, the most trustworthy first; PNG and JPEG say nothing."""
+    kind = file_kind(path)
+    if kind == "tiff":
+        return of_tiff(path)
+    return of_openslide(open_openslide(path).properties) if kind == "openslide" else []
+
+
+def by_source(found: list[PixelSize]) -> dict[str, float]:
+    """Micrometres per level-0 px by source, without the resolutions of printers."""
+    return {s.source: (s.x + s.y) / 2 for s in found if replace(s, declared=True).believed}
 
 
 def of_tiff(path: Path) -> list[PixelSize]:

@@ -15,7 +15,11 @@ from scipy.spatial import cKDTree
 from hisdiff_sd import _keys as keys
 from hisdiff_sd._errors import HisDiffError, HisDiffWarning
 from hisdiff_sd.io._counts import clean_counts
+from hisdiff_sd.io._genes import GeneNames
 from hisdiff_sd.io._image import open_image, pyramid, thumbnail, true_size
+from hisdiff_sd.io._pixel_size import by_source, of_file
+from hisdiff_sd.io._qc_facts import count_facts, fingerprints, place_facts
+from hisdiff_sd.io._qc_findings import SPOT_GRID, findings_of
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -23,6 +27,7 @@ if TYPE_CHECKING:
     from spatialdata.transformations import BaseTransformation
 
 _MOST_OUTSIDE = 0.05
+_SAID = ("spots outside the image", "spot pitch")  # warned of where they are found
 FEWEST_FOR_PITCH = 7
 
 
@@ -48,6 +53,10 @@ class SlideParts:
         Patient, species, organ, technology: what the source says of the slide.
     bins
         Whether the spots are square bins without gaps between them: then the measured distance is their size.
+    pixel_sizes
+        Micrometres per level-0 px by whoever but the image says something of it.
+    genes, control_probes
+        How genes are named, and whether control probes are kept: see `clean_counts`.
     """
 
     slide: str
@@ -61,6 +70,9 @@ class SlideParts:
     spot_pitch_um: float | None
     about: dict[str, str] = field(default_factory=dict)
     bins: bool = False
+    pixel_sizes: dict[str, float] = field(default_factory=dict)
+    genes: GeneNames = "symbols"
+    control_probes: bool = False
 
 
 def check_mpp(mpp: float) -> float:
@@ -77,7 +89,9 @@ def assemble(parts: SlideParts) -> SpatialData:
     from spatialdata.models import ShapesModel
 
     image = open_image(parts.image_path)
-    table, found = clean_counts(parts.counts, str(parts.counts_path))
+    table, found = clean_counts(
+        parts.counts, str(parts.counts_path), genes=parts.genes, control_probes=parts.control_probes
+    )
     xy = _join(parts, table)
     xy, table = _inside(parts, xy, table, image, found)
     diameter, pitch = _measured_geometry(parts, xy, found)
@@ -90,6 +104,9 @@ def assemble(parts: SlideParts) -> SpatialData:
     small = thumbnail(parts.image_path, image)
     scale = max(small.shape[:2]) / max(true_size(image))
     dress_table(table, keys.SPOTS, xy, spatial_uns(parts.slide, small, scale, diameter_px))
+    found |= _pixel_sizes(parts, found) | count_facts(table)
+    found |= place_facts(table, small, scale, parts.mpp, (diameter, pitch))
+    found["fingerprints"] = fingerprints(parts.counts, small)
     attrs = slide_record(
         parts.slide,
         image,
@@ -101,6 +118,7 @@ def assemble(parts: SlideParts) -> SpatialData:
         spot_shape="square" if parts.bins else "circle",
         found=found,
     )
+    _warn_of(attrs)
     return SpatialData(
         images={keys.HE: pyramid(image, parts.mpp)},
         shapes={keys.SPOTS: ShapesModel.parse(shapes, transformations=transformations_of(parts.mpp))},
@@ -218,6 +236,21 @@ def _inside(
             stacklevel=4,
         )
     return xy[inside], table[inside].copy()
+
+
+def _pixel_sizes(parts: SlideParts, found: dict[str, Any]) -> dict[str, dict[str, float]]:
+    """Micrometres per level-0 px by all who say something of it."""
+    said = parts.pixel_sizes | by_source(of_file(parts.image_path))
+    if found.get("measured_pitch_um") and parts.spot_pitch_um and not parts.mpp_source.startswith(SPOT_GRID):
+        said[SPOT_GRID] = parts.mpp * parts.spot_pitch_um / found["measured_pitch_um"]
+    return {"pixel_sizes": said}
+
+
+def _warn_of(attrs: dict[str, Any]) -> None:
+    """Warn of what the QC of a slide has found, once, where the user called; it is kept with the slide."""
+    for finding in findings_of(attrs):
+        if finding.level in ("warning", "error") and finding.name not in _SAID:
+            warnings.warn(f"slide {attrs['slide']}: {finding}", HisDiffWarning, stacklevel=4)
 
 
 def _measured_geometry(parts: SlideParts, xy: np.ndarray, found: dict[str, Any]) -> tuple[float, float | None]:

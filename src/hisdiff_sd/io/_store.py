@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -183,7 +183,12 @@ def check_writable(sdata: SpatialData) -> None:
 
 def slide_attrs(sdata: SpatialData) -> dict[str, Any]:
     """What the store says of its slide (``sdata.attrs["hisdiff_sd"]``)."""
-    attrs = sdata.attrs.get(keys.ATTRS)
+    return check_attrs(sdata.attrs)
+
+
+def check_attrs(of_store: Mapping[str, Any]) -> dict[str, Any]:
+    """The same from the attributes of a store."""
+    attrs = of_store.get(keys.ATTRS)
     if not isinstance(attrs, dict):
         raise HisDiffError(
             "this SpatialData was not made by hisdiff_sd.io (no attrs['hisdiff_sd']): its pixel size is not known; "

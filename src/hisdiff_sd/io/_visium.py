@@ -8,6 +8,8 @@ import numpy as np
 import pandas as pd
 
 from hisdiff_sd._errors import HisDiffError, MissingFileError
+from hisdiff_sd.io._genes import GeneNames
+from hisdiff_sd.io._qc_findings import SPOT_GRID
 from hisdiff_sd.io._slide import FEWEST_FOR_PITCH, SlideParts, assemble, check_mpp, check_positions, pitch_px
 
 if TYPE_CHECKING:
@@ -28,6 +30,8 @@ def visium(
     patient: str = "",
     species: str = "",
     organ: str = "",
+    genes: GeneNames = "symbols",
+    control_probes: bool = False,
 ) -> SpatialData:
     """Read Space Ranger output of one Visium slide, lazily.
 
@@ -45,6 +49,8 @@ def visium(
         Micrometres per level-0 pixel. By default from the measured distance of neighbouring spots, which are 100 um apart.
     patient, species, organ
         What is known of the slide; kept in its attributes.
+    genes, control_probes
+        As in `hd.io.hest`.
 
     Returns
     -------
@@ -65,7 +71,7 @@ def visium(
     xy = xy.dropna()  # what the positions file does not name
     check_positions(counts.obs_names, xy, counts_path)
     if mpp is None:
-        mpp, source = _pixel_size_of_grid(xy.to_numpy(), root), "spot grid, 100 um pitch"
+        mpp, source = _pixel_size_of_grid(xy.to_numpy(), root), f"{SPOT_GRID}, 100 um pitch"
     else:
         mpp, source = check_mpp(mpp), "given"
     return assemble(
@@ -80,6 +86,8 @@ def visium(
             spot_diameter_um=SPOT_UM,
             spot_pitch_um=PITCH_UM,
             about={"technology": "Visium", "patient": patient, "species": species, "organ": organ},
+            genes=genes,
+            control_probes=control_probes,
         )
     )
 

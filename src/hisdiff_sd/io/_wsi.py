@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 from hisdiff_sd import _keys as keys
 from hisdiff_sd._errors import HisDiffError
-from hisdiff_sd._openslide import open_openslide
 from hisdiff_sd.io import _pixel_size
 from hisdiff_sd.io._image import file_kind, open_image, pyramid
 from hisdiff_sd.io._slide import check_mpp, slide_record
@@ -68,7 +67,8 @@ def wsi(path: str | Path, mpp: float | None = None, *, slide: str | None = None)
     given = None if mpp is None else check_mpp(mpp)
     kind = file_kind(file)
     image = open_image(file)
-    size, source = _pixel_size.choose(file, _declared(file, kind), _LOOKED_AT[kind], given)
+    said = _pixel_size.of_file(file)
+    size, source = _pixel_size.choose(file, said, _LOOKED_AT[kind], given)
     if slide is not None and not slide.strip():
         raise HisDiffError("slide= is empty; give an id, or leave it out to take the name of the file")
     name = file.stem.removesuffix(".ome") if slide is None else slide
@@ -79,12 +79,6 @@ def wsi(path: str | Path, mpp: float | None = None, *, slide: str | None = None)
         mpp=size,
         mpp_source=source,
         about={"technology": TECHNOLOGY},
+        found={"pixel_sizes": _pixel_size.by_source(said)},
     )
     return SpatialData(images={keys.HE: pyramid(image, size)}, attrs={keys.ATTRS: record})
-
-
-def _declared(file: Path, kind: str) -> list[_pixel_size.PixelSize]:
-    """Pixel sizes that the file names."""
-    if kind == "tiff":
-        return _pixel_size.of_tiff(file)
-    return _pixel_size.of_openslide(open_openslide(file).properties) if kind == "openslide" else []

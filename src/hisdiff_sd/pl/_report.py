@@ -15,6 +15,7 @@ from hisdiff_sd._html import check_page, write_page
 from hisdiff_sd._open import open_slide, slide_name
 from hisdiff_sd._shapes import slide_shapes
 from hisdiff_sd._slide_report import Picture, SlideReport, slide_page
+from hisdiff_sd.io._qc import qc
 from hisdiff_sd.io._store import slide_attrs
 from hisdiff_sd.metrics import pcc
 from hisdiff_sd.pl._expression import expression_panels, measured_beside
@@ -107,6 +108,7 @@ def report(
         wide=ground.is_wide,
         maps={gene: _maps(slide, prediction, gene, ground) for gene in shown},
         store=Path(str(slide.path)).name if slide.is_backed() else f"{slide_name(slide)}.zarr",
+        qc=qc(slide),
     )
     write_page(place, slide_page(content))
     return place

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from scipy import sparse
 
 from hisdiff_sd._errors import HisDiffError, HisDiffWarning
+from hisdiff_sd._fingerprints import spot_hashes
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -28,7 +27,7 @@ _SHARED = 0.5  # of the spots of the smaller slide; neighbouring sections share 
 
 def check_same_counts(tables: Mapping[str, AnnData]) -> None:
     """Refuse two ids of one measurement: tables that have many spots in common, in whatever order of spots and genes."""
-    _refuse_shared({name: _counts_of_spots(table) for name, table in tables.items()}, "counts")
+    _refuse_shared({name: spot_hashes(table) for name, table in tables.items()}, "counts")
 
 
 def check_same_embeddings(embeddings: Mapping[str, np.ndarray]) -> None:
@@ -105,17 +104,3 @@ def _refuse_shared(spots: Mapping[str, set[Any]], what: str) -> None:
                 f"slides {a!r} and {b!r} have the same {what} at {shared} of {smaller} spots: one slide under two ids (HEST "
                 "has some: TENX155 is TENX128); leave one of them out"
             )
-
-
-def _counts_of_spots(table: AnnData) -> set[int]:
-    """A number for every spot, which depends on its counts by gene name: a sum of counts times a hash of the gene."""
-    weight = np.array(
-        [int.from_bytes(hashlib.blake2b(str(g).encode(), digest_size=8).digest(), "little") for g in table.var_names],
-        np.uint64,
-    )
-    counts = sparse.csr_matrix(table.X)
-    per_value = counts.data.round().astype(np.uint64) * weight[counts.indices]  # modulo 2^64
-    spot = np.repeat(np.arange(counts.shape[0]), np.diff(counts.indptr))
-    out = np.zeros(counts.shape[0], np.uint64)
-    np.add.at(out, spot, per_value)
-    return set(out[out != 0].tolist())
