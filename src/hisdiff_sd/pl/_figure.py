@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -11,9 +12,11 @@ _BAR_UM = (10_000, 5000, 2000, 1000, 500, 200, 100, 50, 20, 10, 1)
 
 def new_figure(**options: Any) -> Figure:
     """An empty figure that belongs to its caller: pyplot does not keep it, and a notebook shows it when it is returned."""
-    import matplotlib.pyplot  # noqa: F401  a notebook learns how to show figures when this is imported
+    import matplotlib.pyplot as plt
     from matplotlib.figure import Figure
 
+    if "IPython" in sys.modules:
+        plt.draw_if_interactive()  # a notebook learns how to show figures when the backend is loaded
     return Figure(layout="constrained", **options)
 
 
