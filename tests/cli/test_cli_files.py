@@ -1,0 +1,67 @@
+"""Commands on files, once the functions they call are there."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import spatialdata
+
+import hisdiff_sd as hd
+
+
+def needs(name: str) -> pytest.MarkDecorator:
+    return pytest.mark.skipif(not hasattr(hd.io, name), reason=f"hd.io.{name} is not there yet")
+
+
+@needs("convert")
+def test_slides_are_converted_once(run, hest_root, tmp_path):
+    words = ["convert", hest_root, tmp_path / "stores", "--samples", "S1,S3"]
+    plan = json.loads(run(*words, "--dry-run", "--json")[1])["stores"]
+    assert [(s["slide"], s["status"]) for s in plan] == [("S1", "to do"), ("S3", "to do")]
+    code, text, _ = run(*words, "--json")
+    assert code == 0
+    assert [s["status"] for s in json.loads(text)["stores"]] == ["done", "done"]
+    assert "table" in spatialdata.read_zarr(tmp_path / "stores" / "S3.zarr").tables
+    assert [s["status"] for s in json.loads(run(*words, "--json")[1])["stores"]] == ["skipped", "skipped"]
+    assert run("convert", hest_root, tmp_path / "stores", "--samples", "S9")[0] == 1
+
+
+def test_a_plan_names_slides_that_are_not_there(run, hest_root, tmp_path):
+    code, _, error = run("convert", hest_root, tmp_path / "stores", "--samples", "S9", "--dry-run")
+    assert code == 1
+    assert "no slide in" in error
+    assert "'S1', 'S2', 'S3'" in error
+    assert run("convert", tmp_path / "none", tmp_path / "stores", "--dry-run")[0] == 1
+
+
+@needs("hest_samples")
+def test_samples_are_listed(run, hest_root):
+    code, text, _ = run("samples", hest_root, "--patient", "A", "--json")
+    assert code == 0
+    assert len(json.loads(text)["samples"]) == 2
+
+
+@needs("check")
+def test_whole_stores_are_found_whole(run, own_stores):
+    code, text, _ = run("check", own_stores, "--json")
+    assert code == 0
+    assert json.loads(text)["command"] == "check"
+
+
+@needs("download")
+def test_options_reach_the_download(run, monkeypatch, tmp_path):
+    import pandas as pd
+
+    asked = []
+
+    def remember(*words, **options):
+        asked.append((*words, options))
+        return pd.DataFrame({"file": ["st/SPA148.h5ad"], "sample": ["SPA148"], "bytes": [3], "status": ["wanted"]})
+
+    monkeypatch.setattr("hisdiff_sd.io.download", remember)
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    code, text, _ = run("download", "SPA147", "HER2ST", "--out", tmp_path, "--dry-run", "--json")
+    assert code == 0
+    assert asked == [(["SPA147", "HER2ST"], tmp_path, {"token": None, "dry_run": True})]
+    assert json.loads(text)["files"][0]["status"] == "wanted"
