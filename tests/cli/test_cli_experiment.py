@@ -145,3 +145,17 @@ def test_any_values_survive_a_round_trip(names, epochs, tile, link, tmp_path_fac
     (folder / "e.toml").write_text(as_toml(experiment, folder), encoding="utf-8")
     read = read_experiment(folder / "e.toml")
     assert {**vars(read), "name": ""} == vars(experiment)
+
+
+DOCS = Path(__file__).parents[2] / "docs" / "cli.md"
+
+
+def test_the_example_of_the_docs_is_read_and_every_key_is_explained(written):
+    text = DOCS.read_text(encoding="utf-8")
+    (example,) = re.findall(r"```toml\n(.*?)```", text, re.DOTALL)
+    found = read_experiment(written(example))
+    assert found.data.test == ["SPA148"]
+    explained = text.partition("| key | default |")[2].partition("Paths are relative")[0]
+    for name, value in vars(found).items():
+        for key in vars(value) if hasattr(value, "__dataclass_fields__") else [name]:
+            assert f"{key}`" in explained, key

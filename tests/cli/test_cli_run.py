@@ -25,6 +25,7 @@ test = ["S3"]
 encoder = "morphology"
 [genes]
 n_top = 20
+include = ["ERBB2"]
 [train]
 epochs = 1
 [predict]
@@ -76,7 +77,7 @@ def test_an_experiment_is_done_once_and_changed_only_when_that_is_asked_for(run,
     assert (
         model.genes
         == (out / "genes.txt").read_text().split()
-        == hd.pp.select_genes([tmp_path / "stores" / f"{s}.zarr" for s in ("S1", "S2")], n_top=20)
+        == hd.pp.select_genes([tmp_path / "stores" / f"{s}.zarr" for s in ("S1", "S2")], n_top=20, include=["ERBB2"])
     )
     table = spatialdata.read_zarr(tmp_path / "stores" / "S3.zarr")["hisdiff"]
     assert table.uns["hisdiff_sd"]["model_hash"] == model.fingerprint
@@ -137,7 +138,7 @@ def test_a_failed_slide_ends_the_run_before_the_next_step(run, file, tmp_path, m
         ('test = ["S3"]', 'test = ["S1", "S2", "S3"]', "all slides are test slides"),
         ('test = ["S3"]', 'test = ["S3"]\nslides = ["S9", "S3"]', "no slide among the stores 'S9'"),
         ('stores = ["stores"]', 'stores = ["store"]', "no store .*store; no stores lie in"),
-        ('stores = ["stores"]', 'source = "hest"', "no folder .*hest; a HEST root has the folders"),
+        ('stores = ["stores"]', 'source = "hest"', "no (folder|HEST root).* .*hest"),
         ("n_top = 20", 'file = "genes.txt"', "genes.txt cannot be read as a list of genes"),
     ],
 )
@@ -160,6 +161,14 @@ def test_a_panel_of_a_file_is_taken(run, file, tmp_path):
     (tmp_path / "panel.txt").write_text("EPCAM\n")
     assert run("run", file, "--until", "genes")[0] == 1
     assert (tmp_path / "results" / "genes.txt").read_text() == "EPCAM\nERBB2\n"
+
+
+def test_a_gene_of_the_report_that_is_not_in_the_panel_is_missed_before_the_training(run, file, monkeypatch):
+    nothing_is_done(monkeypatch, "tl.train")
+    file.write_text(EXPERIMENT.replace('include = ["ERBB2"]', ""))
+    code, _, error = run("run", file)
+    assert code == 1
+    assert "no gene of the panel (for [report] genes; name it in [genes] include) 'ERBB2'" in error
 
 
 def test_what_is_there_and_not_of_the_experiment_is_kept(run, file, tmp_path):

@@ -9,10 +9,11 @@ import typer
 
 from hisdiff_sd._cli import _files as files
 from hisdiff_sd._cli import _options as options
+from hisdiff_sd._cli._app import Code
 from hisdiff_sd._cli._output import emit, emit_stores, plain, records, say
 from hisdiff_sd._cli._stores import stores_of, workers
 
-Hest = Annotated[Path, typer.Argument(metavar="FOLDER", help="A folder in HEST layout, or its table HEST_v*.csv.")]
+_SAMPLE_COLUMNS = ("id", "organ", "technology", "patient", "mpp", "spots", "genes", "st", "wsis")
 Samples = Annotated[str | None, typer.Option("--samples", help="Ids of slides, such as SPA147,SPA148; all by default.")]
 
 
@@ -41,34 +42,43 @@ def download(
     """
     from hisdiff_sd import io
 
-    files = io.download(what, out, token=token, dry_run=dry_run)  # type: ignore[attr-defined]
+    files = io.download(what[0] if len(what) == 1 else what, out, token=token, dry_run=dry_run)  # type: ignore[attr-defined]
     emit({"command": "download", "dry_run": dry_run, "files": records(files)}, plain(files), json)
 
 
 def samples(
-    folder: Hest,
-    organ: Annotated[str | None, typer.Option(help="Such as Breast.")] = None,
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="A folder in HEST layout.", show_default=False)],
+    organ: Annotated[str | None, typer.Option(help="Such as Breast; several: Breast,Skin.")] = None,
     technology: Annotated[str | None, typer.Option(help="Such as Visium.")] = None,
+    species: Annotated[str | None, typer.Option(help="Such as 'Homo sapiens'.")] = None,
     patient: Annotated[str | None, typer.Option(help="Id of a patient.")] = None,
+    max_mpp: Annotated[float | None, typer.Option(help="Largest pixels, in um.")] = None,
+    complete: Annotated[bool, typer.Option("--complete", help="Only slides whose image and counts are there.")] = False,
     json: options.Json = False,
 ) -> None:
     """List the slides of a folder in HEST layout.
 
     For example:
       hisdiff-sd samples hest_data --organ Breast
-      hisdiff-sd samples hest_data --technology Visium --json
+      hisdiff-sd samples hest_data --technology Visium --complete --json
     """
     from hisdiff_sd import io
 
-    table = io.hest_samples(folder, organ=organ, technology=technology, patient=patient)  # type: ignore[attr-defined]
-    emit({"command": "samples", "samples": records(table)}, plain(table), json)
+    kept = {"organ": organ, "technology": technology, "species": species, "patient": patient}
+    asked = {name: options.listed(value) for name, value in kept.items() if value is not None}
+    found = io.hest_samples(folder, max_mpp=max_mpp, complete=complete, **asked)  # type: ignore[attr-defined]
+    table = found.rename_axis("id").reset_index()
+    shown = table[[c for c in _SAMPLE_COLUMNS if c in table]]
+    emit({"command": "samples", "samples": records(table)}, plain(shown), json)
 
 
 def convert(
-    source: Annotated[Path, typer.Argument(help="A folder in HEST layout.", show_default=False)],
+    source: Annotated[
+        Path, typer.Argument(help="A folder in HEST layout, or a sample sheet (CSV).", show_default=False)
+    ],
     out: Annotated[Path, typer.Argument(help="Folder for the stores: <id>.zarr.", show_default=False)],
     samples: Samples = None,
-    compression: Annotated[str, typer.Option(help="Codec of the image: see hd.io.convert.")] = "zstd",
+    compression: Annotated[str, typer.Option(help="How pixels are packed: see hd.io.write.")] = "zstd",
     link: Annotated[bool, typer.Option("--link", help="Leave the pixels in their file, and refer to it.")] = False,
     workers_: Annotated[int, typer.Option("--workers", help="Processes that convert a slide each.")] = 1,
     overwrite: options.Overwrite = False,
@@ -100,11 +110,13 @@ def convert(
 
 def check(
     stores: options.Stores,
-    repair: Annotated[bool, typer.Option("--repair", help="Mend what can be mended.")] = False,
-    deep: Annotated[bool, typer.Option("--deep", help="Decode every chunk of the image as well.")] = False,
+    repair: Annotated[bool, typer.Option("--repair", help="Mend what can be mended without losing anything.")] = False,
+    deep: Annotated[bool, typer.Option("--deep", help="Decode every chunk of the images as well.")] = False,
     json: options.Json = False,
 ) -> None:
     """Look whether stores are whole.
+
+    It ends with 3 if a store has an error that was not mended.
 
     For example:
       hisdiff-sd check stores
@@ -114,9 +126,18 @@ def check(
 
     from hisdiff_sd import io
 
-    tables = [io.check(store, repair=repair, deep=deep) for store in stores_of(stores)]  # type: ignore[attr-defined]
+    tables = []
+    for store in stores_of(stores, damaged=True):
+        found = io.check(store, repair=repair, deep=deep)  # type: ignore[attr-defined]
+        found.insert(0, "store", store)
+        tables.append(found)
     table = pd.concat(tables, ignore_index=True)
-    emit({"command": "check", "found": records(table)}, plain(table), json)
+    errors = table[(table["severity"] == "error") & ~table["repaired"].astype(bool)]
+    text = plain(table) if len(table) else f"{len(tables)} stores are whole"
+    emit({"command": "check", "stores": len(tables), "findings": records(table)}, text, json)
+    if len(errors):
+        say(f"{errors['store'].nunique()} of {len(tables)} stores have errors")
+        raise typer.Exit(Code.SOME_FAILED)
 
 
 def export(

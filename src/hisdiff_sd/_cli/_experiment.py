@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import tomllib
 import types
 from collections.abc import Sequence
@@ -23,7 +24,7 @@ class Data:
     test
         Ids of the slides that are held out.
     source
-        A folder in HEST layout, whose slides are converted.
+        A folder in HEST layout, or a sample sheet, whose slides are converted.
     stores
         In place of `source`: stores that are there already, or folders that hold some.
     slides
@@ -118,7 +119,9 @@ class Experiment:
 
     def __post_init__(self) -> None:
         if bool(self.data.stores) == (self.data.source is not None):
-            raise HisDiffError("[data] needs either source, a folder in HEST layout, or stores, a list of stores")
+            raise HisDiffError(
+                "[data] needs either source, a folder in HEST layout or a sample sheet, or stores, a list of stores"
+            )
         if not self.data.test:
             raise HisDiffError("[data] test is empty; name the slides that are held out")
         check_one_of(self.train.target, TARGETS, "target")
@@ -221,10 +224,9 @@ def _changed(section: Any) -> Sequence[dataclasses.Field[Any]]:
 
 
 def _toml(value: Any, base: Path) -> str:
-    import json
-
     if isinstance(value, Path):
         value = str(value.relative_to(base)) if value.is_relative_to(base) else str(value)
     if isinstance(value, list):
         return "[" + ", ".join(_toml(v, base) for v in value) + "]"
-    return json.dumps(value)  # text, numbers and booleans of TOML are written as in JSON
+    # text, numbers and booleans of TOML are written as in JSON, but for a character that JSON lets pass
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

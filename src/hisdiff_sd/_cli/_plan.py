@@ -40,14 +40,18 @@ def planned_conversions(source: Path, out: Path, samples: Sequence[str] | None) 
 
 
 def slides_of(source: Path, samples: Sequence[str] | None) -> list[str]:
-    """Ids of the slides of a HEST folder, all or those that are asked for."""
+    """Ids of the slides of a HEST folder or a sample sheet, all or those that are asked for."""
+    try:
+        from hisdiff_sd.io._samples import samples_of  # type: ignore[import-not-found]
+    except ImportError:  # goes when hd.io.convert comes, with what is below
+        return _slides_of(source, samples)
+    return [sample.id for sample in samples_of(source, samples)]
+
+
+def _slides_of(source: Path, samples: Sequence[str] | None) -> list[str]:
     from hisdiff_sd.io._metadata import sample_ids
 
     if not source.is_dir():
         raise MissingFileError(f"no folder {source}; a HEST root has the folders wsis/, st/ and metadata/")
     found = sample_ids(source)
-    if not found:
-        raise MissingFileError(f"{source} has no slides; a HEST root has the folders wsis/, st/ and metadata/")
-    if samples is None:
-        return found
-    return [check_one_of(name, found, f"slide in {source}") for name in samples]
+    return found if samples is None else [check_one_of(name, found, f"slide in {source}") for name in samples]

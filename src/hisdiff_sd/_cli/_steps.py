@@ -150,6 +150,13 @@ class Run:
         return self._map(embed_again if self.overwrite else _pp("embed"), paths, **asdict(e.embed))
 
     def _genes(self) -> tuple[str, str]:
+        found = self._choose_genes()
+        panel = read_panel(self._panel_file)
+        for gene in self.experiment.report.genes:  # which would be missed at the end of the work
+            check_one_of(gene, panel, "gene of the panel (for [report] genes; name it in [genes] include)")
+        return found
+
+    def _choose_genes(self) -> tuple[str, str]:
         settings = self._genes_settings()
         if self.record.is_done("genes", settings, self._panel_file):
             return "skipped", str(self._panel_file)

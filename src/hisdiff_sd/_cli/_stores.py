@@ -17,14 +17,21 @@ if TYPE_CHECKING:
     from distributed import Client
 
 
-def stores_of(words: Sequence[str]) -> list[str]:
-    """Paths of stores; a folder stands for the stores in it, a URL for itself."""
+def stores_of(words: Sequence[str], *, damaged: bool = False) -> list[str]:
+    """Paths of stores; a folder stands for the stores in it, a URL for itself.
+
+    If they may be `damaged`, their names alone say that they are stores.
+    """
+
+    def is_one(path: str | Path) -> bool:
+        return is_store(path) or (damaged and Path(path).suffix == ".zarr" and Path(path).is_dir())
+
     found: list[str] = []
     for word in words:
-        if is_url(word) or is_store(word):
+        if is_url(word) or is_one(word):
             found.append(word)
         elif Path(word).is_dir():
-            inside = sorted(str(p) for p in Path(word).glob("*.zarr") if is_store(p))
+            inside = sorted(str(p) for p in Path(word).glob("*.zarr") if is_one(p))
             if not inside:
                 raise MissingFileError(f"{word} is no store and has no stores (*.zarr) in it; make some with convert")
             found += inside
