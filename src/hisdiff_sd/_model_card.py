@@ -112,7 +112,8 @@ def _data(model: HisDiff) -> str:
 
 def _training(model: HisDiff) -> str:
     training = model.config.training
-    settings = ", ".join(f"{k} {v}" for k, v in training.get("settings", {}).items())
+    # the epochs among the settings are the most that there may be, and would be taken for those that there were
+    settings = ", ".join(f"{k} {v}" for k, v in training.get("settings", {}).items() if k != "epochs")
     shown: dict[str, str] = {k: str(training[k]) for k in ("preset", "epochs", "seed") if k in training}
     return _table(shown | {"settings": settings})
 

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from hisdiff_sd._cli import _data, _model, _prepare, _run
+from hisdiff_sd._cli import _compare, _data, _model, _prepare, _run
 from hisdiff_sd._cli._app import Commands
 from hisdiff_sd._version import __version__
 
@@ -37,8 +37,10 @@ for command in (
     _model.train,
     _model.predict,
     _model.evaluate,
+    _compare.cross_validate,
     _model.report,
     _data.export,
+    _data.qc,
     _data.check,
     _run.run,
     _run.train_published,

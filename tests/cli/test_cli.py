@@ -18,7 +18,8 @@ from hisdiff_sd.encoders._registry import ENCODERS
 from hisdiff_sd.tl._presets import PRESETS
 
 COMMANDS = (
-    "download", "samples", "convert", "embed", "genes", "train", "predict", "evaluate", "report", "export", "check", "run",
+    "download", "samples", "convert", "embed", "genes", "train", "predict", "evaluate", "cross-validate", "report", "export",
+    "qc", "check", "run",
     "train-published", "demo",
 )  # fmt: skip
 # what a command of the name needs to be begun, with stores in "{stores}" and a model in "{model}"
@@ -28,6 +29,7 @@ BEGUN = {
     "train": ("hisdiff_sd.tl.train", ["{stores}/S1.zarr", "--out", "m"]),
     "predict": ("hisdiff_sd.tl.predict", ["{stores}/S1.zarr", "--model", "{model}"]),
     "evaluate": ("hisdiff_sd.tl.evaluate", ["{stores}/S1.zarr", "--model", "{model}"]),
+    "cross-validate": ("hisdiff_sd.tl.cross_validate", ["{stores}", "--out", "cv"]),
     "report": ("hisdiff_sd.pl.report", ["{stores}/S1.zarr"]),
     "export": ("hisdiff_sd.io.to_anndata", ["{stores}/S1.zarr", "x.h5ad", "--key", "table"]),
 }
@@ -118,6 +120,8 @@ def test_a_wrong_command_line_ends_with_2(run, words, said):
         (["predict", "{stores}", "--model", "{empty}"], "no model in .*: config.json is missing"),
         (["predict", "{stores}"], "no model given"),
         (["evaluate", "{stores}/S1.zarr", "--model", "{empty}"], "no model in .*: config.json is missing"),
+        (["cross-validate", "{stores}", "--rows", "rigde"], "no row 'rigde'|rigde"),
+        (["cross-validate", "{stores}", "--by", "folds.csv"], "folds.csv"),
         (["report", "{stores}/S1.zarr"], "has no prediction"),
         (["export", "{stores}/S1.zarr", "x.h5ad"], "no table 'hisdiff'; there are: "),
         (["run", "{empty}/none.toml"], "no file .*none.toml; files .*: none"),

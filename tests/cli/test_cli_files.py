@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 
 import pytest
 import spatialdata
@@ -52,7 +53,7 @@ def test_whole_stores_are_found_whole(run, own_stores):
 
 @needs("check")
 def test_a_store_with_an_error_ends_with_3_until_it_is_mended(run, own_stores):
-    (own_stores / "S1.zarr" / "zarr.json").write_text("{")
+    shutil.rmtree(own_stores / "S1.zarr" / "shapes" / "spots")
     code, text, error = run("check", own_stores, "--json")
     assert code == 3
     assert {f["store"] for f in json.loads(text)["findings"] if f["severity"] == "error"} == {
@@ -77,3 +78,11 @@ def test_options_reach_the_download(run, monkeypatch, tmp_path):
     assert code == 0
     assert asked == [(["SPA147", "HER2ST"], tmp_path, {"token": None, "dry_run": True})]
     assert json.loads(text)["files"][0]["status"] == "wanted"
+
+
+@needs("qc_table")
+def test_the_quality_of_slides_is_said(run, own_stores):
+    code, text, _ = run("qc", own_stores, "--json")
+    assert code == 0
+    assert [s["slide"] for s in json.loads(text)["slides"]] == ["S1", "S2", "S3"]
+    assert run("qc", own_stores / "S1.zarr")[1] == f"{hd.io.qc(own_stores / 'S1.zarr')}\n"

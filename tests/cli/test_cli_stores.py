@@ -133,6 +133,17 @@ def test_a_folder_stands_for_its_stores_once(run, own_stores):
     assert [row["slide"] for row in json.loads(text)["stores"]] == ["S1", "S2", "S3"]
 
 
+def test_methods_are_compared(run, own_stores, tmp_path):
+    words = [own_stores, "--encoder", "morphology", "--by", "patient", "--rows", "mean,ridge", "--out", tmp_path / "cv"]
+    code, text, _ = run("cross-validate", *words, "--json")
+    assert code == 0
+    found = json.loads(text)
+    scores = hd.tl.CrossValidation.load(tmp_path / "cv").scores()
+    assert [(s["slide"], s["row"]) for s in found["scores"]] == list(zip(scores["slide"], scores["row"], strict=True))
+    assert {s["row"] for s in found["summary"]} == {"mean", "ridge"}
+    assert found["out"] == str(tmp_path / "cv")
+
+
 @pytest.mark.slow
 def test_workers_do_the_same(run, bare):
     code, text, _ = run("embed", bare, "--encoder", "morphology", "--workers", "2", "--json")

@@ -140,6 +140,26 @@ def check(
         raise typer.Exit(Code.SOME_FAILED)
 
 
+def qc(stores: options.Stores, json: options.Json = False) -> None:
+    """Say what is known of the quality of slides.
+
+    It ends with 3 if a slide has an error that the reader found.
+
+    For example:
+      hisdiff-sd qc stores/SPA148.zarr
+      hisdiff-sd qc stores --json
+    """
+    from hisdiff_sd import io
+
+    paths = stores_of(stores)
+    table = io.qc_table(paths)  # type: ignore[attr-defined]
+    shown = plain(table[["slide", "level", "errors", "warnings", "notes"]])
+    text = str(io.qc(paths[0])) if len(paths) == 1 else shown  # type: ignore[attr-defined]
+    emit({"command": "qc", "slides": records(table)}, text, json)
+    if (table["level"] == "error").any():
+        raise typer.Exit(Code.SOME_FAILED)
+
+
 def export(
     store: Annotated[Path, typer.Argument(metavar="STORE", help="The store of a slide.", show_default=False)],
     out: Annotated[Path, typer.Argument(help="The file to write, such as SPA148.h5ad.", show_default=False)],
