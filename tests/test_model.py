@@ -96,9 +96,13 @@ def test_a_loaded_model_predicts_the_same(tiny_model, open_store, tmp_path):
     assert tables[0].uns["hisdiff_sd"] == tables[1].uns["hisdiff_sd"]
 
 
-def test_a_model_is_two_files(bundle, tmp_path):
+def test_a_model_is_two_files_and_a_card(bundle, tmp_path):
     bundle.save(tmp_path / "model")
-    assert sorted(p.name for p in (tmp_path / "model").iterdir()) == ["config.json", "model.safetensors"]
+    assert sorted(p.name for p in (tmp_path / "model").iterdir()) == [
+        "README.md",
+        "config.json",
+        "model.safetensors",
+    ]
     config = json.loads((tmp_path / "model" / "config.json").read_text())
     assert config["config"]["genes"] == list(GENES)
     assert not [p for p in (tmp_path / ".model.hisdiff_sd").iterdir() if p.name.startswith("stage-")]

@@ -1,10 +1,11 @@
-"""The files of a model: ``config.json`` and ``model.safetensors``."""
+"""The files of a model: ``config.json``, ``model.safetensors`` and its card, ``README.md``."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +23,7 @@ from hisdiff_sd.io._atomic import locked, move_in, staged
 if TYPE_CHECKING:
     from hisdiff_sd.model import HisDiff
 
-_CONFIG, _TENSORS = "config.json", "model.safetensors"
+_CONFIG, _TENSORS, _CARD = "config.json", "model.safetensors", "README.md"
 _FORMAT = 1
 _LINEARS = ("ridge", "depth")
 _TRUST = ("ood", "genes")
@@ -60,11 +61,14 @@ def config_of(model: HisDiff) -> dict[str, Any]:
 
 
 def write_files(model: HisDiff, folder: Path) -> None:
-    """Write the two files of a model into an existing folder."""
+    """Write the files of a model into an existing folder."""
     from safetensors.torch import save_file
+
+    from hisdiff_sd._model_card import model_card
 
     save_file(tensors_of(model), folder / _TENSORS)
     (folder / _CONFIG).write_text(json.dumps(config_of(model), indent=1) + "\n")
+    (folder / _CARD).write_text(model_card(model), encoding="utf-8")
 
 
 def save(model: HisDiff, path: Path, *, overwrite: bool) -> None:
@@ -189,3 +193,17 @@ def _fetch(repo: str, hub: dict[str, Any]) -> Path:
             f"no model at {repo}: no such folder here, and the Hugging Face hub says: {error}"
         ) from error
     return files[0].parent
+
+
+def push(repo: str, upload: Callable[[], str]) -> str:
+    """Let `upload` bring a model to a repository of the hub; what goes wrong there is one message."""
+    try:
+        return upload()
+    # Whatever goes wrong in there, the user needs the same: what it was, and how to make it work.
+    except Exception as error:
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [""]
+        raise HisDiffError(
+            f"the model could not be brought to {repo} ({type(error).__name__}: {lines[0].rstrip('.')}); an id is "
+            "'user/model', and a token that may write is needed: make one at https://huggingface.co/settings/tokens, then "
+            "run `hf auth login`, or give token="
+        ) from error

@@ -18,6 +18,10 @@ class MissingFileError(HisDiffError, FileNotFoundError):
         return str(self.args[0]) if self.args else ""
 
 
+class OtherProvenanceError(HisDiffError):
+    """A table that is in the way of another one of its name, made in another way."""
+
+
 class HisDiffWarning(UserWarning):
     """Something a user should know of, with which the work can go on."""
 

@@ -6,7 +6,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from hisdiff_sd import _keys as keys
-from hisdiff_sd._errors import HisDiffError
+from hisdiff_sd._errors import OtherProvenanceError
 from hisdiff_sd._version import __version__
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def check_provenance(table: AnnData, record: dict[str, Any], name: str) -> bool:
     if not differs:
         return True
     listed = "; ".join(f"{k}: {there!r} there, {asked!r} asked for" for k, (there, asked) in differs.items())
-    raise HisDiffError(
+    raise OtherProvenanceError(
         f"table {name!r} was made in another way ({listed}); give overwrite=True to replace it, or key_added= for another name"
     )
 

@@ -12,12 +12,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from huggingface_hub import ModelHubMixin
+from huggingface_hub import ModelCard, ModelHubMixin
 
 from hisdiff_sd import _bundle
 from hisdiff_sd._baselines import Baselines
 from hisdiff_sd._errors import HisDiffError, check_one_of
 from hisdiff_sd._inputs import SlideInputs
+from hisdiff_sd._model_card import model_card
 from hisdiff_sd._residual import Residual
 from hisdiff_sd._targets import TARGETS
 from hisdiff_sd._trust import Trust
@@ -105,7 +106,7 @@ class HisDiff(ModelHubMixin):
     `hd.tl.predict` gives every tile by `trust`.
 
     Train one with `hd.tl.train`, load one with `HisDiff.load`, or bring a checkpoint of the published training script
-    with `HisDiff.from_published`. ``push_to_hub`` and ``from_pretrained`` of `huggingface_hub.ModelHubMixin` work too.
+    with `HisDiff.from_published`. Share one with `HisDiff.push_to_hub`, from where `HisDiff.load` reads it.
 
     Attributes
     ----------
@@ -241,7 +242,9 @@ class HisDiff(ModelHubMixin):
         return pd.DataFrame(columns, index=pd.Index(self.genes, name="gene"))
 
     def save(self, path: str | Path, *, overwrite: bool = False) -> None:
-        """Write ``config.json`` and ``model.safetensors`` into the folder `path`, whole or not at all.
+        """Write the model into the folder `path`, whole or not at all.
+
+        The files are ``config.json``, ``model.safetensors`` and ``README.md``, a model card of what the bundle holds.
 
         Raises
         ------
@@ -294,6 +297,34 @@ class HisDiff(ModelHubMixin):
                 f"the embeddings of slide {slide.name!r} are {slide.embedding.shape[1]} wide, the model expects "
                 f"{self.network.embedding_dim} ({self.config.encoder}); embed the slide with that encoder"
             )
+
+    def push_to_hub(self, repo_id: str, **hub: Any) -> str:
+        """Bring the model and its card to a repository of the Hugging Face hub, which is made if it is not there.
+
+        Look into the card first, and whether the licences of encoder and data allow that the model is shared.
+
+        Parameters
+        ----------
+        repo_id
+            The repository, such as ``"lab/breast-model"``.
+        hub
+            As in `huggingface_hub.ModelHubMixin.push_to_hub`: ``token``, ``private``, ``commit_message``, ``branch`` and
+            others.
+
+        Returns
+        -------
+        The URL of the commit.
+
+        Raises
+        ------
+        HisDiffError
+            If the hub does not take it: no token, no right to write, no network, no such name.
+        """
+        return _bundle.push(repo_id, lambda: super(HisDiff, self).push_to_hub(repo_id, **hub))
+
+    def generate_model_card(self, *args: Any, **kwargs: Any) -> ModelCard:
+        """The card of `save`, for `huggingface_hub`."""
+        return ModelCard(model_card(self))
 
     def _save_pretrained(self, save_directory: Path) -> None:
         _bundle.write_files(self, Path(save_directory))

@@ -9,7 +9,21 @@ from hisdiff_sd.io._open import open
 from hisdiff_sd.io._qc import qc
 from hisdiff_sd.io._qc_table import qc_table
 from hisdiff_sd.io._store import write
+from hisdiff_sd.io._to_anndata import to_anndata
 from hisdiff_sd.io._visium import visium
 from hisdiff_sd.io._wsi import wsi
 
-__all__ = ["download", "hest", "hest_samples", "visium", "wsi", "convert", "write", "open", "check", "qc", "qc_table"]
+__all__ = [
+    "download",
+    "hest",
+    "hest_samples",
+    "visium",
+    "wsi",
+    "convert",
+    "write",
+    "open",
+    "check",
+    "qc",
+    "qc_table",
+    "to_anndata",
+]

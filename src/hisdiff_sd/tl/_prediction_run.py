@@ -12,7 +12,7 @@ import numpy as np
 
 from hisdiff_sd import _keys as keys
 from hisdiff_sd._data import covers
-from hisdiff_sd._errors import HisDiffError, check_one_of
+from hisdiff_sd._errors import HisDiffError, OtherProvenanceError, check_one_of
 from hisdiff_sd._inputs import SlideInputs
 from hisdiff_sd._progress import Estimate, progress
 from hisdiff_sd._provenance import check_provenance, failed_tiles, get_provenance, provenance
@@ -109,7 +109,7 @@ def is_done(there: AnnData, record: dict[str, Any], name: str, genes: list[str],
     """Whether a prediction is the one that is asked for; one that was made in another way is refused."""
     check_provenance(there, record, name)
     if list(there.var_names) != genes:
-        raise HisDiffError(
+        raise OtherProvenanceError(
             f"table {name!r} has {there.n_vars} genes, and not those asked for; give overwrite=True to replace it, or "
             "key_added= for another name"
         )

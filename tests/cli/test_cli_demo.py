@@ -1,4 +1,4 @@
-"""The command line, and the demo from slides to report."""
+"""The demo from slides to report, and the report of a slide."""
 
 from __future__ import annotations
 
@@ -15,24 +15,11 @@ import pytest
 import spatialdata
 
 import hisdiff_sd as hd
-from hisdiff_sd import _demo, cli
+from hisdiff_sd import _demo
 from hisdiff_sd.tl import _presets
 
 ROW_KEYS = {"method", "samples", "pcc10", "pcc50", "pcc_all", "mse", "mae", "rvd", "log_var_ratio", "gene_corr_error"}
 STAGES = ["slides", "convert", "embed", "genes", "train", "predict", "evaluate", "plot"]
-
-
-@pytest.fixture
-def run(monkeypatch, capsys):
-    """Run the command in this process; returns its exit code, standard output and standard error."""
-
-    def call(*words: str | Path) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["hisdiff-sd", *map(str, words)])
-        with pytest.raises(SystemExit) as done:
-            cli.main()
-        return int(done.value.code or 0), *capsys.readouterr()
-
-    return call
 
 
 @pytest.fixture(scope="module")
@@ -64,31 +51,6 @@ def out(hest_root, tmp_path_factory, quick, said) -> Path:
 @pytest.fixture(scope="module")
 def report(out) -> dict:
     return json.loads((out / "report.json").read_text(), parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
-
-
-def test_help_lists_the_command_and_its_options(run):
-    code, text, _ = run("--help")
-    assert code == 0
-    assert "demo" in text
-    assert "report" in text
-    code, text, _ = run("report", "--help")
-    assert code == 0
-    for option in ("STORE", "--key", "--genes", "--out", "--overwrite"):
-        assert option in text
-    code, text, _ = run("demo", "--help")
-    assert code == 0
-    for option in ("--hest", "--test", "--encoder", "--target", "--out", "--weights", "--seed"):
-        assert option in text
-
-
-def test_the_version_is_printed(run):
-    assert run("--version") == (0, hd.__version__ + "\n", "")
-
-
-def test_the_installed_command_runs():
-    command = Path(sys.executable).with_name("hisdiff-sd")
-    done = subprocess.run([command, "--version"], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == hd.__version__
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,1 @@
+"""The commands, a family per file; each is thin over the API."""
