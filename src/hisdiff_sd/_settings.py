@@ -16,6 +16,14 @@ class Settings:
     device
         Torch device for encoders and networks; ``"auto"`` takes a GPU where there is one.
         Starts as the environment variable ``HISDIFF_SD_DEVICE``.
+
+    Examples
+    --------
+    >>> import hisdiff_sd as hd
+    >>> before, hd.settings.device = hd.settings.device, "cpu"
+    >>> hd.encoders.load("morphology").device
+    device(type='cpu')
+    >>> hd.settings.device = before
     """
 
     model: str | None = field(default_factory=lambda: os.environ.get("HISDIFF_SD_MODEL") or None)

@@ -122,6 +122,17 @@ class HisDiff(ModelHubMixin):
         published checkpoint.
     residual
         Of a flow: the regression it stands on, the noise that spots share, the calibration; None for the published process.
+
+    Examples
+    --------
+    >>> import tempfile, hisdiff_sd as hd
+    >>> folder = tempfile.mkdtemp()
+    >>> root = hd.datasets.synthetic(folder + "/hest", slides=("S1",), size_um=(900, 800), mpp=1.0)
+    >>> slides = [hd.io.hest(root, "S1")]
+    >>> model = hd.tl.train(slides, genes=["ERBB2", "EPCAM"], encoder="morphology", epochs=1)
+    >>> model.save(folder + "/model")
+    >>> hd.HisDiff.load(folder + "/model").fingerprint == model.fingerprint
+    True
     """
 
     def __init__(

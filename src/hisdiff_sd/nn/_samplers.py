@@ -71,7 +71,7 @@ def diffusion_sample(
     >>> import torch
     >>> def nothing(x, t):  # predicts that there is no noise
     ...     return torch.zeros(x.shape[0], 2, x.shape[2])
-    >>> draws = diffusion_sample(nothing, torch.randn(4, 1, 3), steps=5, noise=lambda j: torch.randn(4, 1, 3))
+    >>> draws = hd.nn.diffusion_sample(nothing, torch.randn(4, 1, 3), steps=5, noise=lambda j: torch.randn(4, 1, 3))
     >>> draws.shape
     torch.Size([4, 1, 3])
     """
@@ -96,7 +96,16 @@ def diffusion_sample(
 
 
 def check_steps(sampler: str, steps: int) -> None:
-    """Refuse a number of steps that a sampler cannot take."""
+    """Refuse a number of steps that a sampler cannot take.
+
+    Examples
+    --------
+    >>> import hisdiff_sd as hd
+    >>> hd.nn.check_steps("ancestral", 1000)
+    >>> hd.nn.check_steps("dpm++", 251)
+    Traceback (most recent call last):
+    hisdiff_sd._errors.HisDiffError: steps=251 of sampler 'dpm++' would fall together; give 250 or fewer, or sampler='ancestral'
+    """
     spaced_timesteps(steps)
     if sampler.startswith("dpm++") and steps > _MOST_PLACED:
         raise HisDiffError(
