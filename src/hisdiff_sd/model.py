@@ -221,7 +221,7 @@ class HisDiff(ModelHubMixin):
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 in hex over all that is saved: the model's hash in provenance."""
+        """SHA-256 in hex over all that is saved, the hash of the model in provenance."""
         digest = hashlib.sha256(json.dumps(_bundle.config_of(self), sort_keys=True).encode())
         for name, tensor in sorted(_bundle.tensors_of(self).items()):
             digest.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())

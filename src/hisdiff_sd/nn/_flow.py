@@ -96,7 +96,7 @@ class FlowNetwork(nn.Module):
 
     @property
     def config(self) -> dict[str, Any]:
-        """Constructor arguments that rebuild this network: ``FlowNetwork(**network.config)``."""
+        """Arguments that rebuild this network, ``FlowNetwork(**network.config)``."""
         return {
             "n_genes": self.n_genes,
             "embedding_dim": self.embedding_dim,

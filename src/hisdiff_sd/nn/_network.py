@@ -112,7 +112,7 @@ class HisDiffNetwork(nn.Module):
 
     @property
     def config(self) -> dict[str, int]:
-        """Constructor arguments that rebuild this network: ``HisDiffNetwork(**network.config)``."""
+        """Arguments that rebuild this network, ``HisDiffNetwork(**network.config)``."""
         return {
             "n_genes": self.n_genes,
             "embedding_dim": self.embedding_dim,

@@ -12,8 +12,9 @@ from hisdiff_sd._errors import HisDiffError, check_one_of
 from hisdiff_sd.nn._diffusion import TRAINING_STEPS
 from hisdiff_sd.nn._sampling import ancestral_sample, check_start, predict_noise, spaced_timesteps, step_noise
 
-# Steps by default: the published number, and few where few are enough (the curve is in docs/benchmarks.md).
+#: Steps of each sampler by default, the published number, and few where few are enough (the curve is in docs/benchmarks.md).
 SAMPLERS = {"ancestral": 1000, "ddim": 50, "dpm++": 8, "dpm++sde": 8, "unipc": 10}
+#: The sampler of the published process if none is named.
 DEFAULT_SAMPLER = "dpm++sde"
 
 # Where the steps of DPM-Solver++ lie. Above 850 there is next to no signal in the noise (3% of its amplitude), and a step

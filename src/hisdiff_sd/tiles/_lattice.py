@@ -12,6 +12,7 @@ from hisdiff_sd.tiles._context import Context, nearest
 if TYPE_CHECKING:
     from scipy.spatial import cKDTree
 
+#: Grids of spots and tiles, by name.
 GRIDS = ("square", "hexagonal")
 _ROW = float(np.sqrt(3) / 2)  # distance of the rows of a hexagonal grid, in spacings
 _REACH = 12  # pitches from a tile, beyond which no neighbour is looked for

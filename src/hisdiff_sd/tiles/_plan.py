@@ -10,6 +10,7 @@ import numpy as np
 from hisdiff_sd._errors import HisDiffError, check_one_of
 
 Cell = tuple[int, int]
+#: What lies outside the slide, by name.
 PADDINGS = ("black", "white", "reflect")
 
 

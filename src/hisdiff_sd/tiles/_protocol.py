@@ -10,6 +10,7 @@ import numpy as np
 from hisdiff_sd._errors import HisDiffError, check_one_of
 from hisdiff_sd.tiles._plan import PADDINGS
 
+#: Side that encoders of the table expect, and the least side of a published tile, in pixels.
 TILE_PX = 224
 _NEAREST_UM = 1.0
 
@@ -42,7 +43,7 @@ class TileProtocol:
 
     @property
     def name(self) -> str:
-        """Name as it stands in provenance: ``"hisdiff"`` or such as ``"112um"``, the padding behind it if it is not black."""
+        """Name as it stands in provenance, ``"hisdiff"`` or such as ``"112um"``, the padding behind it if it is not black."""
         # all digits, so that `parse` gives the same protocol back
         size = (
             "hisdiff" if self.tile_um is None else f"{float(self.tile_um)!r}".removesuffix(".0").replace("+", "") + "um"
@@ -51,7 +52,7 @@ class TileProtocol:
 
     @property
     def resize_filter(self) -> str:
-        """Filter that brings a tile to the encoder's size: Lanczos as published, else antialiased bicubic."""
+        """Filter that brings a tile to the encoder's size, Lanczos as published, else antialiased bicubic."""
         return "lanczos" if self.tile_um is None else "bicubic"
 
     @classmethod
