@@ -49,8 +49,6 @@ myst_heading_anchors = 3
 nb_execution_mode = "cache"  # a notebook runs again when its code has changed
 nb_execution_timeout = 1200
 nb_execution_raise_on_error = True
-nb_execution_excludepatterns: list[str] = []
-suppress_warnings = ["toc.empty_glob"]  # the guide lists pages that need not be there
 
 intersphinx_mapping = mapping()
 
