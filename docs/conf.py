@@ -52,6 +52,9 @@ nb_execution_raise_on_error = True
 
 intersphinx_mapping = mapping()
 
+copybutton_prompt_text = r">>> |\.\.\. "
+copybutton_prompt_is_regexp = True
+
 html_theme = "sphinx_book_theme"
 html_title = "hisdiff_sd"
 html_static_path = ["_static"]

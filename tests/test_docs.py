@@ -67,9 +67,9 @@ def test_links_to_files_of_the_repository_resolve(page: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("sphinx_book_theme") is None, reason="needs pip install '.[docs]'")
 def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
+    quick = ["-q", "--keep-going", "-D", "nb_execution_mode=off", "-d", str(tmp_path / "trees")]
     made = subprocess.run(
-        [sys.executable, "-m", "sphinx", "-W", "-n", "-q", "--keep-going", "-D", "nb_execution_mode=off"]
-        + ["-d", str(tmp_path / "trees"), str(DOCS), str(tmp_path / "html")],
+        [sys.executable, "-m", "sphinx", "-W", "-n", *quick, str(DOCS), str(tmp_path / "html")],
         capture_output=True,
         text=True,
         timeout=900,
