@@ -27,8 +27,8 @@ PLAIN = (str, int, tuple, dict)  # a constant has no docstring
 
 
 def public() -> Iterator[tuple[str, Any]]:
-    """Name and object of what users call: the names of the namespaces, and those of the package itself."""
-    for name in hd.__all__:
+    """Name and object of what users call: the names of the namespaces, those of the package itself, and tiles."""
+    for name in [*hd.__all__, "tiles"]:
         if not isinstance(thing := getattr(hd, name), ModuleType):
             yield name, Settings if name == "settings" else thing
             continue
@@ -93,7 +93,9 @@ def test_a_public_name_has_a_docstring_with_an_example(name: str) -> None:
     assert test, f"the docstring of {name} has no example"
     assert "Examples\n" in inspect.cleandoc(test.docstring), f"the examples of {name} need the heading 'Examples'"
     run = [e for e in test.examples if not e.options.get(doctest.SKIP)]
-    assert any("hd." in e.source for e in run), f"no example of {name} is run that a user could type"
+    assert any("hd." in e.source or "hisdiff_sd" in e.source for e in run), (
+        f"no example of {name} is run that a user could type"
+    )
 
 
 @pytest.mark.filterwarnings("ignore::hisdiff_sd._errors.HisDiffWarning")

@@ -50,6 +50,13 @@ class TilePlan:
     batches
         Batches in reading order. They depend on the arguments of `plan_tiles` alone, so that an interrupted work that
         is continued meets the same ones.
+
+    Examples
+    --------
+    >>> from hisdiff_sd.tiles import plan_tiles
+    >>> plan = plan_tiles(np.array([[0, 0], [300, 0]]), 224, (900, 900), (512, 512))
+    >>> type(plan).__name__, plan.padding, len(plan.batches)
+    ('TilePlan', 'black', 1)
     """
 
     corners: np.ndarray
@@ -90,6 +97,7 @@ def plan_tiles(
 
     Examples
     --------
+    >>> from hisdiff_sd.tiles import plan_tiles
     >>> plan = plan_tiles(np.array([[0, 600], [300, 0], [0, 0]]), 224, (900, 900), (512, 512), batch_size=2)
     >>> [batch.rows.tolist() for batch in plan.batches]
     [[2, 1], [0]]

@@ -29,6 +29,7 @@ class TileProtocol:
 
     Examples
     --------
+    >>> from hisdiff_sd.tiles import TileProtocol
     >>> TileProtocol(112.0).name, TileProtocol.parse("hisdiff").tile_um, TileProtocol(112.0, "reflect").name
     ('112um', None, '112um+reflect')
     """
@@ -97,6 +98,13 @@ def boxes(xy: np.ndarray, side: float, downsample: int = 1) -> tuple[np.ndarray,
     Returns
     -------
     (n, 2) int64 top-left corners (x, y) and the side, in pixels of the level.
+
+    Examples
+    --------
+    >>> from hisdiff_sd.tiles import boxes
+    >>> corners, side = boxes(np.array([[300.0, 400.0]]), 224)
+    >>> corners.tolist(), side
+    ([[188, 288]], 224)
     """
     side_px = max(1, round(side / downsample))
     # truncated as the published code does, so that the same pixels are seen
@@ -105,7 +113,14 @@ def boxes(xy: np.ndarray, side: float, downsample: int = 1) -> tuple[np.ndarray,
 
 
 def best_level(side: float, n_levels: int) -> int:
-    """Coarsest level of a x2 pyramid on which a tile of `side` level-0 px still has the encoder's resolution."""
+    """Coarsest level of a x2 pyramid on which a tile of `side` level-0 px still has the encoder's resolution.
+
+    Examples
+    --------
+    >>> from hisdiff_sd.tiles import best_level
+    >>> best_level(448, n_levels=4), best_level(224, n_levels=4)
+    (1, 0)
+    """
     level = 0
     while level + 1 < n_levels and side / 2 ** (level + 1) >= TILE_PX:
         level += 1
