@@ -7,7 +7,9 @@ import importlib.util
 import re
 import subprocess
 import sys
+from html.parser import HTMLParser
 from pathlib import Path
+from urllib.parse import unquote
 
 import pytest
 
@@ -64,10 +66,47 @@ def test_links_to_files_of_the_repository_resolve(page: Path) -> None:
     assert broken == []
 
 
+class Page(HTMLParser):
+    """Where the links of a built page lead, and what others may link to in it."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.links: set[str] = set()
+        self.places = {""}
+        self.feed(path.read_text())
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        named = dict(attrs)
+        self.places |= {named.get("id") or "", named.get("name") or ""}
+        self.links |= {target for key in ("href", "src") if (target := named.get(key))}
+
+
+def broken_links(site: Path) -> list[str]:
+    """Links of built pages that lead to no file of the site, or to no place in it."""
+    pages = {path.resolve(): Page(path) for path in site.rglob("*.html")}
+    broken = []
+    for path, page in pages.items():
+        for link in page.links:
+            target, _, place = unquote(link).partition("#")
+            if re.match(r"\w+:|//", link) or target.startswith("?"):
+                continue
+            file = (path.parent / target.partition("?")[0]).resolve() if target else path
+            known = pages[file].places if file in pages else {""}
+            if not file.exists() or (place and place not in known):
+                broken.append(f"{path.relative_to(site.resolve())} -> {link}")
+    return sorted(broken)
+
+
+def test_broken_links_are_found(tmp_path: Path) -> None:
+    (tmp_path / "a.html").write_text('<a href="b.html#there"></a><a href="b.html#gone"></a><a href="c.html"></a>')
+    (tmp_path / "b.html").write_text('<p id="there"><a href="https://example.org">out</a><img src="none.png">')
+    assert broken_links(tmp_path) == ["a.html -> b.html#gone", "a.html -> c.html", "b.html -> none.png"]
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("sphinx_book_theme") is None, reason="needs pip install '.[docs]'")
 def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
-    quick = ["-q", "--keep-going", "-D", "nb_execution_mode=off", "-d", str(tmp_path / "trees")]
+    quick = ["-q", "--keep-going", "-d", str(tmp_path / "trees")]
     made = subprocess.run(
         [sys.executable, "-m", "sphinx", "-W", "-n", *quick, str(DOCS), str(tmp_path / "html")],
         capture_output=True,
@@ -76,3 +115,4 @@ def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
     )
     assert made.returncode == 0, made.stderr
     assert (tmp_path / "html" / "api" / "generated" / "hisdiff_sd.tl.train.html").exists()
+    assert broken_links(tmp_path / "html") == []

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -42,8 +41,9 @@ def copy(app: Any, config: Any) -> None:
     (docs / "tutorials").mkdir(exist_ok=True)
     for notebook in (root / "tutorials").glob("*.ipynb"):
         target = docs / "tutorials" / notebook.name
-        if not target.exists() or target.read_bytes() != notebook.read_bytes():
-            shutil.copyfile(notebook, target)
+        text = notebook.read_text().replace("](../docs/", "](../")  # the site is one folder less deep
+        if not target.exists() or target.read_text() != text:
+            target.write_text(text)
 
 
 def setup(app: Any) -> dict[str, bool]:
