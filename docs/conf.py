@@ -37,7 +37,7 @@ default_role = "literal"  # single backticks in docstrings; `code_links` makes l
 
 autosummary_generate = True
 autodoc_typehints = "description"
-autodoc_typehints_description_target = "documented"
+autodoc_typehints_description_target = "documented_params"
 autodoc_member_order = "bysource"
 napoleon_google_docstring = False
 napoleon_use_rtype = False

@@ -83,7 +83,10 @@ class Page(HTMLParser):
 
 def broken_links(site: Path) -> list[str]:
     """Links of built pages that lead to no file of the site, or to no place in it."""
-    pages = {path.resolve(): Page(path) for path in site.rglob("*.html")}
+    own = (
+        path for path in site.rglob("*.html") if site / "_static" not in path.parents
+    )  # there the theme has templates
+    pages = {path.resolve(): Page(path) for path in own}
     broken = []
     for path, page in pages.items():
         for link in page.links:

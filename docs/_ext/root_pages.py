@@ -39,7 +39,10 @@ def copy(app: Any, config: Any) -> None:
         if not target.exists() or target.read_text() != text:
             target.write_text(text)
     (docs / "tutorials").mkdir(exist_ok=True)
-    for notebook in (root / "tutorials").glob("*.ipynb"):
+    notebooks = sorted((root / "tutorials").glob("*.ipynb"))
+    for stale in {p.name for p in (docs / "tutorials").iterdir()} - {p.name for p in notebooks}:
+        (docs / "tutorials" / stale).unlink()
+    for notebook in notebooks:
         target = docs / "tutorials" / notebook.name
         text = notebook.read_text().replace("](../docs/", "](../")  # the site is one folder less deep
         if not target.exists() or target.read_text() != text:
