@@ -31,8 +31,8 @@ extensions = [
 templates_path = ["_templates"]
 exclude_patterns = ["_build"]
 nitpicky = True
-# Type aliases of private modules: what they stand for is said where they are used.
-nitpick_ignore_regex = [("py:class", r"(.*\.)?(Batch|Manifest|Pixels|Target)")]
+# Type aliases and the class of an encoder of one's own, in private modules: what they are is said where they are used.
+nitpick_ignore_regex = [("py:class", r"(.*\.)?(Batch|CallableEncoder|Manifest|Pixels|Target)")]
 default_role = "literal"  # single backticks in docstrings; `code_links` makes links of those that name public things
 
 autosummary_generate = True
