@@ -55,16 +55,16 @@ def map_stores(
     -------
     A row per store, in the order of `paths`:
 
-    ========== ====================================================================================================
-    store      the path
-    slide      id of the slide, empty if the store could not be opened
-    status     ``"done"``; ``"skipped"`` if nothing was to do, so that the store was not changed; or ``"failed"``
-    seconds    to open the store and run the function
-    peak_mib   highest resident memory of the process so far, in MiB
-    bytes_added  by which the store (or its companion) has grown on disk
-    error      type and message in one line, empty if there was none
-    warnings   what was warned of meanwhile, separated by ``|``
-    ========== ====================================================================================================
+    =========== ====================================================================================================
+    store       the path
+    slide       id of the slide, empty if the store could not be opened
+    status      ``"done"``; ``"skipped"`` if nothing was to do, so that the store was not changed; or ``"failed"``
+    seconds     to open the store and run the function
+    peak_mib    highest resident memory of the process so far, in MiB
+    bytes_added by which the store (or its companion) has grown on disk
+    error       type and message in one line, empty if there was none
+    warnings    what was warned of meanwhile, separated by ``|``
+    =========== ====================================================================================================
 
     Raises
     ------

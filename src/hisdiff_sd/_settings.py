@@ -18,6 +18,14 @@ class Settings:
         Starts as the environment variable ``HISDIFF_SD_DEVICE``.
     lock_seconds
         How long a writer waits for another process that writes to the same store, before it says who that is.
+
+    Examples
+    --------
+    >>> import hisdiff_sd as hd
+    >>> before, hd.settings.device = hd.settings.device, "cpu"
+    >>> hd.encoders.load("morphology").device
+    device(type='cpu')
+    >>> hd.settings.device = before
     """
 
     model: str | None = field(default_factory=lambda: os.environ.get("HISDIFF_SD_MODEL") or None)

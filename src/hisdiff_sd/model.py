@@ -123,6 +123,17 @@ class HisDiff(ModelHubMixin):
         published checkpoint.
     residual
         Of a flow: the regression it stands on, the noise that spots share, the calibration; None for the published process.
+
+    Examples
+    --------
+    >>> import tempfile, hisdiff_sd as hd
+    >>> folder = tempfile.mkdtemp()
+    >>> root = hd.datasets.synthetic(folder + "/hest", slides=("S1",), size_um=(900, 800), mpp=1.0)
+    >>> slides = [hd.io.hest(root, "S1")]
+    >>> model = hd.tl.train(slides, genes=["ERBB2", "EPCAM"], encoder="morphology", epochs=1)
+    >>> model.save(folder + "/model")
+    >>> hd.HisDiff.load(folder + "/model").fingerprint == model.fingerprint
+    True
     """
 
     def __init__(
@@ -211,7 +222,7 @@ class HisDiff(ModelHubMixin):
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 in hex over all that is saved: the model's hash in provenance."""
+        """SHA-256 in hex over all that is saved, the hash of the model in provenance."""
         digest = hashlib.sha256(json.dumps(_bundle.config_of(self), sort_keys=True).encode())
         for name, tensor in sorted(_bundle.tensors_of(self).items()):
             digest.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())

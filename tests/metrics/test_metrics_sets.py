@@ -1,9 +1,6 @@
-"""Scores of gene sets, agreement of clusters, and the examples of every docstring."""
+"""Scores of gene sets and agreement of clusters."""
 
 from __future__ import annotations
-
-import doctest
-import inspect
 
 import numpy as np
 import pytest
@@ -104,14 +101,3 @@ def test_a_constant_prediction_has_no_clusters():
 def test_numbers_of_clusters_that_cannot_be_are_refused(n_clusters):
     with pytest.raises(HisDiffError, match=f"n_clusters={n_clusters}; 3 spots can be divided into 2 ... 3"):
         hd.metrics.cluster_agreement(VALUES, VALUES, n_clusters=n_clusters)
-
-
-@pytest.mark.parametrize("name", hd.metrics.__all__)
-def test_examples_run(name):
-    function = getattr(hd.metrics, name)
-    (example,) = doctest.DocTestFinder(recurse=False).find(
-        function, name, globs=dict(vars(inspect.getmodule(function)))
-    )
-    result = doctest.DocTestRunner().run(example)
-    assert result.failed == 0
-    assert result.attempted > 0

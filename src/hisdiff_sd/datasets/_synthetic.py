@@ -152,6 +152,14 @@ def synthetic_truth(root: str | Path, sample_id: str, *, whole_section: bool = F
     ------
     MissingFileError
         If there is no such slide.
+
+    Examples
+    --------
+    >>> import tempfile, hisdiff_sd as hd
+    >>> root = hd.datasets.synthetic(tempfile.mkdtemp(), slides=("S1",), size_um=(900, 800), mpp=1.0)
+    >>> truth = hd.datasets.synthetic_truth(root, "S1")
+    >>> truth.layers["rate"].sum(axis=1).round(6).tolist()[:2]
+    [1.0, 1.0]
     """
     folder = Path(root) / "truth"
     path = folder / (f"{sample_id}{_files.MAP}" if whole_section else f"{sample_id}.h5ad")

@@ -37,6 +37,13 @@ class TileEncoder(Protocol):
     The encoders of this package have two attributes more, which an encoder of your own may leave out: ``device``, the
     `torch.device` it runs on (absent: the CPU), and ``precision``, the ``"fp32"``, ``"bf16"`` or ``"fp16"`` that it
     computes in (absent: ``"fp32"``).
+
+    Examples
+    --------
+    >>> import hisdiff_sd as hd
+    >>> encoder = hd.encoders.load("morphology", device="cpu")
+    >>> isinstance(encoder, hd.encoders.TileEncoder), encoder.dim, encoder.tile_px
+    (True, 162, 224)
     """
 
     name: str

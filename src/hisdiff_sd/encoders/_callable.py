@@ -70,7 +70,10 @@ def from_callable(
 
     Examples
     --------
-    >>> encoder = from_callable(lambda tiles: tiles.float().mean((2, 3)), name="mean_rgb", dim=3, fingerprint="1")
+    >>> import torch, hisdiff_sd as hd
+    >>> def mean_rgb(tiles):
+    ...     return tiles.float().mean((2, 3))
+    >>> encoder = hd.encoders.from_callable(mean_rgb, name="mean_rgb", dim=3, fingerprint="1")
     >>> encoder(torch.full((2, 3, 224, 224), 7, dtype=torch.uint8))
     tensor([[7., 7., 7.],
             [7., 7., 7.]])

@@ -64,7 +64,7 @@ def load_encoder(
     Examples
     --------
     >>> import torch
-    >>> encoder = load_encoder("morphology", device="cpu")
+    >>> encoder = hd.encoders.load("morphology", device="cpu")
     >>> encoder(torch.zeros(2, 3, 224, 224, dtype=torch.uint8)).shape[0]
     2
     """

@@ -22,7 +22,7 @@ def table() -> pd.DataFrame:
 
     Examples
     --------
-    >>> encoders = table()
+    >>> encoders = hd.encoders.table()
     >>> print(encoders.loc[encoders["name"] == "uni", ["name", "hub id", "dim", "gated"]].to_string(index=False))
     name         hub id  dim  gated
      uni MahmoodLab/UNI 1024   True

@@ -48,6 +48,15 @@ def write(sdata: SpatialData, path: str | Path, *, overwrite: bool = False, comp
     ------
     HisDiffError
         If `path` exists and `overwrite` is false, is no store, or cannot be written to, or there is no such compression.
+
+    Examples
+    --------
+    >>> import tempfile, hisdiff_sd as hd
+    >>> folder = tempfile.mkdtemp()
+    >>> root = hd.datasets.synthetic(folder + "/hest", slides=("S1",), size_um=(900, 800), mpp=1.0)
+    >>> sdata = hd.io.write(hd.io.hest(root, "S1"), folder + "/S1.zarr")
+    >>> sdata.is_backed()
+    True
     """
     return write_checked(sdata, path, overwrite, compression)
 

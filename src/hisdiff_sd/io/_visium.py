@@ -62,6 +62,15 @@ def visium(
         If the folder, the counts or the image are not there.
     HisDiffError
         As `hd.io.hest`.
+
+    Examples
+    --------
+    With the ``outs`` folder of Space Ranger and the image that it was run with in the working directory:
+
+    >>> import hisdiff_sd as hd
+    >>> sdata = hd.io.visium("outs", "he.tif", slide="P7", patient="7")
+    >>> sdata["table"].obs_names.equals(sdata["spots"].index)
+    True
     """
     root, image_path = Path(path).resolve(), Path(image)
     counts_path = _check_files(root, image_path)

@@ -44,7 +44,7 @@ def weibull_quantiles(samples: ArrayLike, levels: ArrayLike) -> NDArray[np.float
 
     Examples
     --------
-    >>> weibull_quantiles([[[3.0]], [[1.0]], [[2.0]]], [0.25, 0.5, 0.625]).ravel().tolist()
+    >>> hd.metrics.weibull_quantiles([[[3.0]], [[1.0]], [[2.0]]], [0.25, 0.5, 0.625]).ravel().tolist()
     [1.0, 2.0, 2.5]
     """
     x = check_samples(samples)
@@ -120,7 +120,7 @@ def coverage(
     Examples
     --------
     >>> samples = [[[float(i), float(i)]] for i in range(19)]
-    >>> coverage(samples, [[0.0, 19.0]])  # the interval is 0 ... 18
+    >>> hd.metrics.coverage(samples, [[0.0, 19.0]])  # the interval is 0 ... 18
     0.5
     """
     x, t = check_ensemble(samples, true)
@@ -154,7 +154,7 @@ def interval_width(samples: ArrayLike, level: float = 0.9, *, per_spot: bool = F
 
     Examples
     --------
-    >>> interval_width([[[float(i)]] for i in range(19)])
+    >>> hd.metrics.interval_width([[[float(i)]] for i in range(19)])
     18.0
     """
     low, high = central_interval(samples, level)
@@ -199,7 +199,7 @@ def interval_score(
     Examples
     --------
     >>> samples = [[[float(i)]] for i in range(19)]  # the interval is 0 ... 18
-    >>> interval_score(samples, [[9.0]]), round(interval_score(samples, [[20.0]]), 6)  # 18 + 20 * 2
+    >>> hd.metrics.interval_score(samples, [[9.0]]), round(hd.metrics.interval_score(samples, [[20.0]]), 6)  # 18 + 20 * 2
     (18.0, 58.0)
     """
     x, t = check_ensemble(samples, true)

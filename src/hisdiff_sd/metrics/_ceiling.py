@@ -60,7 +60,7 @@ def thinning_ceiling(
     >>> rng = np.random.default_rng(0)
     >>> rate = np.exp(rng.normal(size=(500, 1)))
     >>> counts = rng.poisson(np.hstack([0.1 * rate, 100 * rate]))  # the same map, shallow and deep
-    >>> shallow, deep = thinning_ceiling(counts)
+    >>> shallow, deep = hd.metrics.thinning_ceiling(counts)
     >>> bool(shallow < 0.6), bool(deep > 0.98)
     (True, True)
     """

@@ -55,7 +55,7 @@ def cluster_agreement(pred: ArrayLike, true: ArrayLike, *, n_clusters: int = 5, 
     Examples
     --------
     >>> true = [[0.0, 0.0], [0.1, 0.0], [5.0, 5.0], [5.1, 5.0]]
-    >>> cluster_agreement([[9.0, 9.0], [9.0, 9.1], [2.0, 2.0], [2.0, 2.1]], true, n_clusters=2)
+    >>> hd.metrics.cluster_agreement([[9.0, 9.0], [9.0, 9.1], [2.0, 2.0], [2.0, 2.1]], true, n_clusters=2)
     1.0
     """
     p, t = check_pair(pred, true)

@@ -35,7 +35,7 @@ def pcc(pred: ArrayLike, true: ArrayLike) -> NDArray[np.float64]:
 
     Examples
     --------
-    >>> pcc([[0.0, 1.0], [1.0, 1.0], [2.0, 1.0]], [[1.0, 0.0], [3.0, 5.0], [5.0, 2.0]]).round(6).tolist()
+    >>> hd.metrics.pcc([[0.0, 1.0], [1.0, 1.0], [2.0, 1.0]], [[1.0, 0.0], [3.0, 5.0], [5.0, 2.0]]).round(6).tolist()
     [1.0, 0.0]
     """
     p, t = check_pair(pred, true)
@@ -71,7 +71,7 @@ def pcc_top(pred: ArrayLike, true: ArrayLike, k: int) -> float:
     --------
     >>> pred = [[0.0, 1.0], [1.0, 2.0], [2.0, 3.0]]
     >>> true = [[1.0, 1.0], [3.0, 5.0], [5.0, 1.0]]
-    >>> round(pcc_top(pred, true, k=1), 3), round(pcc_top(pred, true, k=50), 3)
+    >>> round(hd.metrics.pcc_top(pred, true, k=1), 3), round(hd.metrics.pcc_top(pred, true, k=50), 3)
     (1.0, 0.5)
     """
     if k < 1:
@@ -104,7 +104,7 @@ def pcc_of(pred: ArrayLike, true: ArrayLike, genes: ArrayLike) -> float:
     --------
     >>> pred = [[0.0, 1.0], [1.0, 0.0], [2.0, 1.0]]
     >>> true = [[1.0, 0.0], [3.0, 5.0], [5.0, 0.0]]
-    >>> round(pcc_of(pred, true, genes=[1]), 6)
+    >>> round(hd.metrics.pcc_of(pred, true, genes=[1]), 6)
     -1.0
     """
     r = pcc(pred, true)

@@ -45,7 +45,7 @@ def coverage_table(samples: ArrayLike, true: ArrayLike, *, level: float = 0.9) -
     Examples
     --------
     >>> samples = [[[float(i)], [float(i)]] for i in range(19)]
-    >>> table = coverage_table(samples, [[0.0], [20.0]])
+    >>> table = hd.metrics.coverage_table(samples, [[0.0], [20.0]])
     >>> table["all"], table["non-zero"]["coverage"], table["decile 1"]["n"]
     ({'coverage': 0.5, 'width': 18.0, 'n': 2.0}, 0.0, 2.0)
     """

@@ -48,9 +48,9 @@ def crps(samples: ArrayLike, true: ArrayLike, *, per_spot: bool = False) -> floa
 
     Examples
     --------
-    >>> crps([[[0.0]], [[2.0]]], [[1.0]])  # 1 - 1
+    >>> hd.metrics.crps([[[0.0]], [[2.0]]], [[1.0]])  # 1 - 1
     0.0
-    >>> crps([[[0.0]]], [[1.0]])
+    >>> hd.metrics.crps([[[0.0]]], [[1.0]])
     1.0
     """
     x, y = check_ensemble(samples, true)
@@ -98,9 +98,9 @@ def energy_score(samples: ArrayLike, true: ArrayLike, *, per_spot: bool = False)
 
     Examples
     --------
-    >>> energy_score([[[0.0, 0.0]], [[6.0, 8.0]]], [[3.0, 4.0]])  # 5 - 10 / 2
+    >>> hd.metrics.energy_score([[[0.0, 0.0]], [[6.0, 8.0]]], [[3.0, 4.0]])  # 5 - 10 / 2
     0.0
-    >>> energy_score([[[3.0, 4.0]]], [[0.0, 0.0]])
+    >>> hd.metrics.energy_score([[[3.0, 4.0]]], [[0.0, 0.0]])
     5.0
     """
     x, y = check_ensemble(samples, true)
@@ -166,9 +166,9 @@ def variogram_score(
 
     Examples
     --------
-    >>> variogram_score([[[0.0, 4.0]]], [[0.0, 1.0]])  # (1 - 2)^2
+    >>> hd.metrics.variogram_score([[[0.0, 4.0]]], [[0.0, 1.0]])  # (1 - 2)^2
     1.0
-    >>> variogram_score([[[0.0, 4.0]], [[0.0, 0.0]]], [[0.0, 1.0]])  # (1 - 1)^2 - 2 / 2
+    >>> hd.metrics.variogram_score([[[0.0, 4.0]], [[0.0, 0.0]]], [[0.0, 1.0]])  # (1 - 1)^2 - 2 / 2
     -1.0
     """
     x, y = check_ensemble(samples, true)

@@ -31,7 +31,7 @@ def mse(pred: ArrayLike, true: ArrayLike) -> float:
 
     Examples
     --------
-    >>> mse([[1.0, 2.0]], [[1.0, 4.0]])
+    >>> hd.metrics.mse([[1.0, 2.0]], [[1.0, 4.0]])
     2.0
     """
     p, t = check_pair(pred, true)
@@ -59,7 +59,7 @@ def mae(pred: ArrayLike, true: ArrayLike) -> float:
 
     Examples
     --------
-    >>> mae([[1.0, 2.0]], [[1.0, 4.0]])
+    >>> hd.metrics.mae([[1.0, 2.0]], [[1.0, 4.0]])
     1.0
     """
     p, t = check_pair(pred, true)

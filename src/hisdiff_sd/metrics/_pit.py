@@ -46,7 +46,7 @@ def pit(samples: ArrayLike, true: ArrayLike, *, seed: int = 0) -> NDArray[np.flo
     Examples
     --------
     >>> samples = [[[0.0, 5.0]], [[0.0, 5.0]], [[0.0, 5.0]]]
-    >>> values = pit(samples, [[1.0, 1.0]])  # above all three, below all three
+    >>> values = hd.metrics.pit(samples, [[1.0, 1.0]])  # above all three, below all three
     >>> bool(0.75 <= values[0, 0] <= 1), bool(0 <= values[0, 1] <= 0.25)
     (True, True)
     """

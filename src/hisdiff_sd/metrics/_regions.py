@@ -46,7 +46,7 @@ def region_coverage(samples: ArrayLike, true: ArrayLike, regions: ArrayLike, *, 
     Examples
     --------
     >>> samples = [[[float(i)], [0.0]] for i in range(19)]  # their mean: 0 ... 9
-    >>> region_coverage(samples, [[10.0], [6.0]], [0, 0]), region_coverage(samples, [[10.0], [9.0]], [0, 0])
+    >>> hd.metrics.region_coverage(samples, [[10.0], [6.0]], [0, 0]), hd.metrics.region_coverage(samples, [[10.0], [9.0]], [0, 0])
     (1.0, 0.0)
     """
     x, t = check_ensemble(samples, true)
@@ -89,7 +89,7 @@ def compact_regions(xy: ArrayLike, size: int = 25, seed: int = 0) -> NDArray[np.
 
     Examples
     --------
-    >>> labels = compact_regions([[0, 0], [1, 0], [10, 0], [11, 0], [20, 0]], size=2)
+    >>> labels = hd.metrics.compact_regions([[0, 0], [1, 0], [10, 0], [11, 0], [20, 0]], size=2)
     >>> sorted(labels.tolist())
     [-1, 0, 0, 1, 1]
     """

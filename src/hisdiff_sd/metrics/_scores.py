@@ -41,7 +41,7 @@ def scores(pred: ArrayLike, true: ArrayLike, *, top_variance: ArrayLike | None =
 
     Examples
     --------
-    >>> list(scores([[0.0, 1.0], [1.0, 0.0]], [[0.0, 1.0], [2.0, 0.0]], top_variance=[0]))
+    >>> list(hd.metrics.scores([[0.0, 1.0], [1.0, 0.0]], [[0.0, 1.0], [2.0, 0.0]], top_variance=[0]))
     ['pcc10', 'pcc50', 'pcc_all', 'pcc_top_variance', 'mse', 'mae', 'rvd', 'log_var_ratio', 'gene_corr_error']
     """
     p, t = check_pair(pred, true)

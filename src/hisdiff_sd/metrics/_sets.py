@@ -45,7 +45,7 @@ def gene_set_scores(
     Examples
     --------
     >>> values = [[0.0, 4.0, 1.0], [2.0, 0.0, 1.0]]
-    >>> scores = gene_set_scores(values, ["A", "B", "C"], {"one": ["A", "X"], "two": ["A", "B"]})
+    >>> scores = hd.metrics.gene_set_scores(values, ["A", "B", "C"], {"one": ["A", "X"], "two": ["A", "B"]})
     >>> {name: score.round(6).tolist() for name, score in scores.items()}
     {'one': [-1.0, 1.0], 'two': [0.0, 0.0]}
     """

@@ -62,7 +62,7 @@ def shifted_null(
     >>> import numpy as np
     >>> xy = np.indices((12, 12)).reshape(2, -1).T
     >>> wave = np.sin(xy[:, :1] / 2)  # a map that is predicted exactly
-    >>> null = shifted_null(wave, wave, xy, n_shifts=99)
+    >>> null = hd.metrics.shifted_null(wave, wave, xy, n_shifts=99)
     >>> null.shape, round(float(1 + (null >= 1).sum()) / 100, 2)
     ((99, 1), 0.01)
     """

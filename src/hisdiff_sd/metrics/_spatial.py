@@ -42,7 +42,7 @@ def neighbour_graph(xy: ArrayLike, n_neighbours: int) -> sparse.csr_matrix:
 
     Examples
     --------
-    >>> graph = neighbour_graph([[0, 0], [1, 0], [2, 0], [0, 1], [1, 1], [2, 1]], n_neighbours=4)
+    >>> graph = hd.metrics.neighbour_graph([[0, 0], [1, 0], [2, 0], [0, 1], [1, 1], [2, 1]], n_neighbours=4)
     >>> graph.sum(axis=0).astype(int).tolist()
     [[2, 3, 2, 2, 3, 2]]
     """
@@ -98,8 +98,8 @@ def moran(values: ArrayLike, graph: Any) -> NDArray[np.float64]:
 
     Examples
     --------
-    >>> graph = neighbour_graph([[0, 0], [1, 0], [0, 1], [1, 1]], n_neighbours=4)
-    >>> moran([[0.0, 0.0], [1.0, 1.0], [1.0, 0.0], [0.0, 1.0]], graph).round(6).tolist()  # a chessboard, two halves
+    >>> graph = hd.metrics.neighbour_graph([[0, 0], [1, 0], [0, 1], [1, 1]], n_neighbours=4)
+    >>> hd.metrics.moran([[0.0, 0.0], [1.0, 1.0], [1.0, 0.0], [0.0, 1.0]], graph).round(6).tolist()  # a chessboard, two halves
     [-1.0, 0.0]
     """
     x, _ = check_pair(values, values)
@@ -129,9 +129,9 @@ def moran_error(pred: ArrayLike, true: ArrayLike, graph: Any) -> float:
 
     Examples
     --------
-    >>> graph = neighbour_graph([[0, 0], [1, 0], [0, 1], [1, 1]], n_neighbours=4)
+    >>> graph = hd.metrics.neighbour_graph([[0, 0], [1, 0], [0, 1], [1, 1]], n_neighbours=4)
     >>> chessboard, halves = [[0.0], [1.0], [1.0], [0.0]], [[0.0], [1.0], [0.0], [1.0]]
-    >>> round(moran_error(chessboard, halves, graph), 6)
+    >>> round(hd.metrics.moran_error(chessboard, halves, graph), 6)
     1.0
     """
     p, t = check_pair(pred, true)
@@ -162,9 +162,9 @@ def moran_corr(pred: ArrayLike, true: ArrayLike, graph: Any) -> float:
 
     Examples
     --------
-    >>> graph = neighbour_graph([[0, 0], [1, 0], [0, 1], [1, 1]], n_neighbours=4)
+    >>> graph = hd.metrics.neighbour_graph([[0, 0], [1, 0], [0, 1], [1, 1]], n_neighbours=4)
     >>> both = [[0.0, 0.0], [1.0, 1.0], [1.0, 0.0], [0.0, 1.0]]
-    >>> round(moran_corr(both, both, graph), 6)
+    >>> round(hd.metrics.moran_corr(both, both, graph), 6)
     1.0
     """
     p, t = check_pair(pred, true)

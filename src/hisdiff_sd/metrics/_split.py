@@ -42,7 +42,7 @@ def error_split(pred: ArrayLike, true: ArrayLike) -> dict[str, float]:
 
     Examples
     --------
-    >>> error_split([[1.0], [5.0]], [[0.0], [2.0]])  # means 3 and 1, standard deviations 2 and 1, r = 1
+    >>> hd.metrics.error_split([[1.0], [5.0]], [[0.0], [2.0]])  # means 3 and 1, standard deviations 2 and 1, r = 1
     {'offset': 4.0, 'scale': 1.0, 'correlation': 0.0}
     """
     p, t = check_pair(pred, true)

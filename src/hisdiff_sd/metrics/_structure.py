@@ -33,7 +33,7 @@ def gene_corr_error(pred: ArrayLike, true: ArrayLike) -> float:
 
     Examples
     --------
-    >>> round(gene_corr_error([[0.0, 0.0], [1.0, 1.0]], [[0.0, 1.0], [1.0, 0.0]]), 6)  # +1 against -1
+    >>> round(hd.metrics.gene_corr_error([[0.0, 0.0], [1.0, 1.0]], [[0.0, 1.0], [1.0, 0.0]]), 6)  # +1 against -1
     2.0
     """
     p, t = check_pair(pred, true)

@@ -37,7 +37,7 @@ def rvd(pred: ArrayLike, true: ArrayLike) -> float:
 
     Examples
     --------
-    >>> rvd([[0.0, 7.0], [4.0, 7.0]], [[0.0, 0.0], [2.0, 2.0]])  # variances 4, 0 and 1, 1
+    >>> hd.metrics.rvd([[0.0, 7.0], [4.0, 7.0]], [[0.0, 0.0], [2.0, 2.0]])  # variances 4, 0 and 1, 1
     5.0
     """
     p, t = check_pair(pred, true)
@@ -73,9 +73,9 @@ def log_var_ratio(pred: ArrayLike, true: ArrayLike) -> float:
 
     Examples
     --------
-    >>> log_var_ratio([[0.0], [4.0]], [[0.0], [2.0]])
+    >>> hd.metrics.log_var_ratio([[0.0], [4.0]], [[0.0], [2.0]])
     2.0
-    >>> log_var_ratio([[1.0], [1.0]], [[0.0], [2.0]])
+    >>> hd.metrics.log_var_ratio([[1.0], [1.0]], [[0.0], [2.0]])
     20.0
     """
     p, t = check_pair(pred, true)

@@ -27,6 +27,15 @@ class TrainingLoss:
         Variational bound, in bits per gene; it trains the variance channel only.
     loss
         Their sum.
+
+    Examples
+    --------
+    >>> import torch, hisdiff_sd as hd
+    >>> x_start, noise, t = torch.zeros(2, 1, 3), torch.randn(2, 1, 3), torch.tensor([10, 500])
+    >>> diffusion = hd.nn.GaussianDiffusion()
+    >>> output = torch.cat([noise, torch.zeros_like(noise)], dim=1)  # the noise is known
+    >>> diffusion.training_loss(output, x_start, diffusion.q_sample(x_start, t, noise), t, noise).mse
+    tensor([0., 0.])
     """
 
     mse: Tensor
@@ -61,7 +70,7 @@ class GaussianDiffusion:
     Examples
     --------
     >>> import torch
-    >>> diffusion = GaussianDiffusion()
+    >>> diffusion = hd.nn.GaussianDiffusion()
     >>> x_start, noise, t = torch.ones(2, 1, 3), torch.zeros(2, 1, 3), torch.tensor([0, 999])
     >>> diffusion.q_sample(x_start, t, noise)[:, 0, 0]
     tensor([0.9999, 0.0064])

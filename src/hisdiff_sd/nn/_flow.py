@@ -56,7 +56,7 @@ class FlowNetwork(nn.Module):
     Examples
     --------
     >>> import torch
-    >>> network = FlowNetwork(n_genes=5, embedding_dim=16)
+    >>> network = hd.nn.FlowNetwork(n_genes=5, embedding_dim=16)
     >>> x, t, base = torch.randn(2, 5), torch.rand(2), torch.ones(2, 5)
     >>> network(x, t, base).abs().max()  # untrained: no bend
     tensor(0., grad_fn=<MaxBackward1>)
@@ -96,7 +96,7 @@ class FlowNetwork(nn.Module):
 
     @property
     def config(self) -> dict[str, Any]:
-        """Constructor arguments that rebuild this network: ``FlowNetwork(**network.config)``."""
+        """Arguments that rebuild this network, ``FlowNetwork(**network.config)``."""
         return {
             "n_genes": self.n_genes,
             "embedding_dim": self.embedding_dim,
@@ -201,9 +201,9 @@ def flow_loss(network: FlowNetwork, residual: Tensor, base: Tensor, t: Tensor, n
     Examples
     --------
     >>> import torch
-    >>> network = FlowNetwork(n_genes=5, embedding_dim=16)
+    >>> network = hd.nn.FlowNetwork(n_genes=5, embedding_dim=16)
     >>> x, noise, t = torch.randn(2, 5), torch.randn(2, 5), torch.rand(2)
-    >>> ours, straight = flow_loss(network, x, torch.ones(2, 5), t, noise)
+    >>> ours, straight = hd.nn.flow_loss(network, x, torch.ones(2, 5), t, noise)
     >>> torch.equal(ours, straight)
     True
     """
@@ -244,9 +244,9 @@ def flow_sample(bend: Callable[[Tensor, Tensor], Tensor], network: FlowNetwork, 
     Examples
     --------
     >>> import torch
-    >>> network = FlowNetwork(n_genes=3, embedding_dim=4)
+    >>> network = hd.nn.FlowNetwork(n_genes=3, embedding_dim=4)
     >>> start = torch.randn(2, 3)
-    >>> bool(torch.allclose(flow_sample(lambda x, t: torch.zeros_like(x), network, start, steps=2), start))
+    >>> bool(torch.allclose(hd.nn.flow_sample(lambda x, t: torch.zeros_like(x), network, start, steps=2), start))
     True
     """
     if isinstance(steps, bool) or int(steps) != steps or steps < 1:

@@ -25,7 +25,7 @@ def largest_head_count(embedding_dim: int, most: int = 8) -> int:
 
     Examples
     --------
-    >>> largest_head_count(1024), largest_head_count(2050), largest_head_count(31)
+    >>> hd.nn.largest_head_count(1024), hd.nn.largest_head_count(2050), hd.nn.largest_head_count(31)
     (8, 5, 1)
     """
     if embedding_dim < 1 or most < 1:
@@ -69,7 +69,7 @@ class HisDiffNetwork(nn.Module):
     Examples
     --------
     >>> import torch
-    >>> network = HisDiffNetwork(n_genes=5, embedding_dim=16, width=24, depth=1, num_heads=2)
+    >>> network = hd.nn.HisDiffNetwork(n_genes=5, embedding_dim=16, width=24, depth=1, num_heads=2)
     >>> spot, neighbour, wide = torch.randn(2, 16), torch.randn(2, 9, 16), torch.randn(2, 49, 16)
     >>> network(torch.randn(2, 1, 5), torch.tensor([3, 999]), spot, neighbour, wide).shape
     torch.Size([2, 2, 5])
@@ -112,7 +112,7 @@ class HisDiffNetwork(nn.Module):
 
     @property
     def config(self) -> dict[str, int]:
-        """Constructor arguments that rebuild this network: ``HisDiffNetwork(**network.config)``."""
+        """Arguments that rebuild this network, ``HisDiffNetwork(**network.config)``."""
         return {
             "n_genes": self.n_genes,
             "embedding_dim": self.embedding_dim,

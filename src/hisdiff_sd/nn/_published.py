@@ -47,6 +47,15 @@ def load_published_state(checkpoint_path: str | PathLike[str], n_genes: int, num
         If there is no such file.
     HisDiffError
         If the file is not a published checkpoint, or does not fit `n_genes` or `num_heads`.
+
+    Examples
+    --------
+    >>> import tempfile, torch, hisdiff_sd as hd
+    >>> network = hd.nn.HisDiffNetwork(n_genes=3, embedding_dim=8, width=16, depth=1, num_heads=2)
+    >>> path = tempfile.mkdtemp() + "/0002000.pt"
+    >>> torch.save({"model": network.state_dict(), "opt": {}, "epoch": 2000}, path)
+    >>> hd.nn.load_published_state(path, n_genes=3, num_heads=2).n_genes
+    3
     """
     path = Path(checkpoint_path)
     state = _model_state(_load(path), path)

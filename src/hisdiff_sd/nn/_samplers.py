@@ -12,8 +12,9 @@ from hisdiff_sd._errors import HisDiffError, check_one_of
 from hisdiff_sd.nn._diffusion import TRAINING_STEPS
 from hisdiff_sd.nn._sampling import ancestral_sample, check_start, predict_noise, spaced_timesteps, step_noise
 
-# Steps by default: the published number, and few where few are enough (the curve is in docs/benchmarks.md).
+#: Steps of each sampler by default, the published number, and few where few are enough (the curve is in docs/benchmarks.md).
 SAMPLERS = {"ancestral": 1000, "ddim": 50, "dpm++": 8, "dpm++sde": 8, "unipc": 10}
+#: The sampler of the published process if none is named.
 DEFAULT_SAMPLER = "dpm++sde"
 
 # Where the steps of DPM-Solver++ lie. Above 850 there is next to no signal in the noise (3% of its amplitude), and a step
@@ -71,7 +72,7 @@ def diffusion_sample(
     >>> import torch
     >>> def nothing(x, t):  # predicts that there is no noise
     ...     return torch.zeros(x.shape[0], 2, x.shape[2])
-    >>> draws = diffusion_sample(nothing, torch.randn(4, 1, 3), steps=5, noise=lambda j: torch.randn(4, 1, 3))
+    >>> draws = hd.nn.diffusion_sample(nothing, torch.randn(4, 1, 3), steps=5, noise=lambda j: torch.randn(4, 1, 3))
     >>> draws.shape
     torch.Size([4, 1, 3])
     """
@@ -96,7 +97,16 @@ def diffusion_sample(
 
 
 def check_steps(sampler: str, steps: int) -> None:
-    """Refuse a number of steps that a sampler cannot take."""
+    """Refuse a number of steps that a sampler cannot take.
+
+    Examples
+    --------
+    >>> import hisdiff_sd as hd
+    >>> hd.nn.check_steps("ancestral", 1000)
+    >>> hd.nn.check_steps("dpm++", 251)
+    Traceback (most recent call last):
+    hisdiff_sd._errors.HisDiffError: steps=251 of sampler 'dpm++' would fall together; give 250 or fewer, or sampler='ancestral'
+    """
     spaced_timesteps(steps)
     if sampler.startswith("dpm++") and steps > _MOST_PLACED:
         raise HisDiffError(

@@ -35,7 +35,7 @@ def spaced_timesteps(steps: int) -> npt.NDArray[np.int64]:
 
     Examples
     --------
-    >>> spaced_timesteps(5)
+    >>> hd.nn.spaced_timesteps(5)
     array([  0, 250, 500, 749, 999])
     """
     if isinstance(steps, bool) or not isinstance(steps, (int, np.integer)) or not 1 <= steps <= TRAINING_STEPS:
@@ -84,7 +84,7 @@ def ancestral_sample(
     >>> import torch
     >>> def nothing(x, t):  # predicts that there is no noise
     ...     return torch.zeros(x.shape[0], 2, x.shape[2])
-    >>> ancestral_sample(nothing, torch.randn(4, 1, 3), steps=10, noise=lambda j: torch.randn(4, 1, 3)).shape
+    >>> hd.nn.ancestral_sample(nothing, torch.randn(4, 1, 3), steps=10, noise=lambda j: torch.randn(4, 1, 3)).shape
     torch.Size([4, 1, 3])
     """
     check_start(start)

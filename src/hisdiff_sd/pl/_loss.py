@@ -20,6 +20,15 @@ def loss(log: pd.DataFrame, epochs: int) -> Figure:
         out, ``val_loss``; `hd.tl.train` writes it as ``log.csv``.
     epochs
         The chosen number of epochs.
+
+    Examples
+    --------
+    >>> import tempfile, pandas as pd, hisdiff_sd as hd
+    >>> folder = tempfile.mkdtemp()
+    >>> root = hd.datasets.synthetic(folder + "/hest", slides=("S1",), size_um=(900, 800), mpp=1.0)
+    >>> slides = [hd.io.hest(root, "S1")]
+    >>> model = hd.tl.train(slides, genes=["ERBB2", "EPCAM"], encoder="morphology", epochs=2, out=folder + "/model")
+    >>> figure = hd.pl.loss(pd.read_csv(folder + "/model/log.csv"), epochs=2)
     """
     figure = new_figure(figsize=(7, 4))
     axes = figure.subplots()

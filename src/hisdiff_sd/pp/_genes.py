@@ -55,6 +55,15 @@ def select_genes(
     ------
     HisDiffError
         If there is no slide, no gene to choose, or a gene of `include` is missing from a slide (named).
+
+    Examples
+    --------
+    >>> import tempfile, hisdiff_sd as hd
+    >>> root = hd.datasets.synthetic(tempfile.mkdtemp(), slides=("S1", "S2"), size_um=(900, 800), mpp=1.0)
+    >>> train = [hd.io.hest(root, name) for name in ("S1", "S2")]
+    >>> panel = hd.pp.select_genes(train, n_top=20, include=["ERBB2"])
+    >>> "ERBB2" in panel
+    True
     """
     if isinstance(slides, str | Path) or hasattr(slides, "tables"):
         raise HisDiffError("slides= is one slide; give a list of the training slides")

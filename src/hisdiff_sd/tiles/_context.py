@@ -22,6 +22,13 @@ class Context:
         (n, k) int64 rows, nearest first; the spot itself stands first. Rows behind the mask are 0.
     mask
         (n, k) bool, true where there is such a neighbour.
+
+    Examples
+    --------
+    >>> from hisdiff_sd.tiles import nearest
+    >>> context = nearest(np.array([[0.0, 0.0], [1.0, 0.0], [5.0, 0.0]]), 2)
+    >>> context.mean(np.array([[0.0], [2.0], [4.0]])).tolist()
+    [[1.0], [1.0], [3.0]]
     """
 
     index: np.ndarray
@@ -54,6 +61,7 @@ def nearest(xy: np.ndarray, k: int) -> Context:
 
     Examples
     --------
+    >>> from hisdiff_sd.tiles import nearest
     >>> nearest(np.array([[0.0, 0.0], [1.0, 0.0], [5.0, 0.0]]), 2).index.tolist()
     [[0, 1], [1, 0], [2, 1]]
     """
@@ -102,6 +110,7 @@ def within(xy: np.ndarray, radius: float) -> Context:
 
     Examples
     --------
+    >>> from hisdiff_sd.tiles import within
     >>> within(np.array([[0.0, 0.0], [1.0, 0.0], [5.0, 0.0]]), 1.0).mask.sum(1).tolist()
     [2, 2, 1]
     """

@@ -32,6 +32,14 @@ def open_levels(path: str | Path) -> list[TileSource]:
     ------
     HisDiffError
         If there is no such file, or it is no 8-bit RGB image that can be read.
+
+    Examples
+    --------
+    >>> import tempfile, hisdiff_sd as hd
+    >>> from hisdiff_sd.tiles import open_levels
+    >>> root = hd.datasets.synthetic(tempfile.mkdtemp(), slides=("S1",), size_um=(900, 800), mpp=1.0)
+    >>> open_levels(root / "wsis" / "S1.tif")[0].shape
+    (800, 900)
     """
     text = str(path)
     if "://" in text:

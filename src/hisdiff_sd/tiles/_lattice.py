@@ -12,6 +12,7 @@ from hisdiff_sd.tiles._context import Context, nearest
 if TYPE_CHECKING:
     from scipy.spatial import cKDTree
 
+#: Grids of spots and tiles, by name.
 GRIDS = ("square", "hexagonal")
 _ROW = float(np.sqrt(3) / 2)  # distance of the rows of a hexagonal grid, in spacings
 _REACH = 12  # pitches from a tile, beyond which no neighbour is looked for
@@ -46,6 +47,7 @@ def grid_points(
 
     Examples
     --------
+    >>> from hisdiff_sd.tiles import grid_points
     >>> grid_points(4.0, 2.0, 2.0)[1].tolist()
     [[1.0, 1.0], [3.0, 1.0]]
     """
@@ -86,6 +88,7 @@ def lattice_context(xy: np.ndarray, pitch: float, k: int, grid: str = "square") 
 
     Examples
     --------
+    >>> from hisdiff_sd.tiles import grid_points, lattice_context
     >>> xy = grid_points(5.0, 1.0, 1.0)[1]
     >>> lattice_context(xy, 2.0, 2).index.tolist()  # every second tile
     [[0, 2], [1, 3], [2, 0], [3, 1], [4, 2]]

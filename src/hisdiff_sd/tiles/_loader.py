@@ -45,6 +45,15 @@ def load_tiles(
     Yields
     ------
     A `TileBatch` each, in the order of the plan.
+
+    Examples
+    --------
+    >>> import dask.array as da, torch
+    >>> from hisdiff_sd.tiles import boxes, load_tiles, plan_tiles, source_of
+    >>> source = source_of(da.zeros((3, 600, 700), dtype=np.uint8))
+    >>> plan = plan_tiles(*boxes(np.array([[300, 300], [400, 300]]), 112), source.shape, source.cell)
+    >>> [batch.tiles.shape for batch in load_tiles(source, plan, tile_px=224, device=torch.device("cpu"))]
+    [torch.Size([2, 3, 224, 224])]
     """
     # queues without a bound, which are much quicker where the encoder is: the bound is the number of places
     ready: queue.SimpleQueue[TileBatch[torch.Tensor] | BaseException | None] = queue.SimpleQueue()

@@ -10,6 +10,7 @@ import numpy as np
 from hisdiff_sd._errors import HisDiffError, check_one_of
 
 Cell = tuple[int, int]
+#: What lies outside the slide, by name.
 PADDINGS = ("black", "white", "reflect")
 
 
@@ -49,6 +50,13 @@ class TilePlan:
     batches
         Batches in reading order. They depend on the arguments of `plan_tiles` alone, so that an interrupted work that
         is continued meets the same ones.
+
+    Examples
+    --------
+    >>> from hisdiff_sd.tiles import plan_tiles
+    >>> plan = plan_tiles(np.array([[0, 0], [300, 0]]), 224, (900, 900), (512, 512))
+    >>> type(plan).__name__, plan.padding, len(plan.batches)
+    ('TilePlan', 'black', 1)
     """
 
     corners: np.ndarray
@@ -89,6 +97,7 @@ def plan_tiles(
 
     Examples
     --------
+    >>> from hisdiff_sd.tiles import plan_tiles
     >>> plan = plan_tiles(np.array([[0, 600], [300, 0], [0, 0]]), 224, (900, 900), (512, 512), batch_size=2)
     >>> [batch.rows.tolist() for batch in plan.batches]
     [[2, 1], [0]]

@@ -10,6 +10,7 @@ import numpy as np
 from hisdiff_sd._errors import HisDiffError, check_one_of
 from hisdiff_sd.tiles._plan import PADDINGS
 
+#: Side that encoders of the table expect, and the least side of a published tile, in pixels.
 TILE_PX = 224
 _NEAREST_UM = 1.0
 
@@ -28,6 +29,7 @@ class TileProtocol:
 
     Examples
     --------
+    >>> from hisdiff_sd.tiles import TileProtocol
     >>> TileProtocol(112.0).name, TileProtocol.parse("hisdiff").tile_um, TileProtocol(112.0, "reflect").name
     ('112um', None, '112um+reflect')
     """
@@ -42,7 +44,7 @@ class TileProtocol:
 
     @property
     def name(self) -> str:
-        """Name as it stands in provenance: ``"hisdiff"`` or such as ``"112um"``, the padding behind it if it is not black."""
+        """Name as it stands in provenance, ``"hisdiff"`` or such as ``"112um"``, the padding behind it if it is not black."""
         # all digits, so that `parse` gives the same protocol back
         size = (
             "hisdiff" if self.tile_um is None else f"{float(self.tile_um)!r}".removesuffix(".0").replace("+", "") + "um"
@@ -51,7 +53,7 @@ class TileProtocol:
 
     @property
     def resize_filter(self) -> str:
-        """Filter that brings a tile to the encoder's size: Lanczos as published, else antialiased bicubic."""
+        """Filter that brings a tile to the encoder's size, Lanczos as published, else antialiased bicubic."""
         return "lanczos" if self.tile_um is None else "bicubic"
 
     @classmethod
@@ -96,6 +98,13 @@ def boxes(xy: np.ndarray, side: float, downsample: int = 1) -> tuple[np.ndarray,
     Returns
     -------
     (n, 2) int64 top-left corners (x, y) and the side, in pixels of the level.
+
+    Examples
+    --------
+    >>> from hisdiff_sd.tiles import boxes
+    >>> corners, side = boxes(np.array([[300.0, 400.0]]), 224)
+    >>> corners.tolist(), side
+    ([[188, 288]], 224)
     """
     side_px = max(1, round(side / downsample))
     # truncated as the published code does, so that the same pixels are seen
@@ -104,7 +113,14 @@ def boxes(xy: np.ndarray, side: float, downsample: int = 1) -> tuple[np.ndarray,
 
 
 def best_level(side: float, n_levels: int) -> int:
-    """Coarsest level of a x2 pyramid on which a tile of `side` level-0 px still has the encoder's resolution."""
+    """Coarsest level of a x2 pyramid on which a tile of `side` level-0 px still has the encoder's resolution.
+
+    Examples
+    --------
+    >>> from hisdiff_sd.tiles import best_level
+    >>> best_level(448, n_levels=4), best_level(224, n_levels=4)
+    (1, 0)
+    """
     level = 0
     while level + 1 < n_levels and side / 2 ** (level + 1) >= TILE_PX:
         level += 1

@@ -34,6 +34,16 @@ class TileBatch(Generic[Pixels]):
         uint8 (m, 3, side, side).
     failed
         What went wrong, by row, for tiles that could not be read; those are not among `rows`.
+
+    Examples
+    --------
+    >>> import dask.array as da
+    >>> from hisdiff_sd.tiles import boxes, plan_tiles, read_tiles, source_of
+    >>> source = source_of(da.zeros((3, 600, 700), dtype=np.uint8))
+    >>> plan = plan_tiles(*boxes(np.array([[300, 300], [400, 300]]), 112), source.shape, source.cell)
+    >>> batch = next(read_tiles(source, plan))
+    >>> batch.rows.tolist(), batch.failed
+    ([0, 1], {})
     """
 
     index: int
@@ -75,6 +85,15 @@ def read_tiles(
     Yields
     ------
     A `TileBatch` each. A cell that cannot be decoded fails the tiles that touch it, and no others.
+
+    Examples
+    --------
+    >>> import dask.array as da
+    >>> from hisdiff_sd.tiles import boxes, plan_tiles, read_tiles, source_of
+    >>> source = source_of(da.zeros((3, 600, 700), dtype=np.uint8))
+    >>> plan = plan_tiles(*boxes(np.array([[300, 300], [400, 300]]), 112), source.shape, source.cell)
+    >>> [batch.tiles.shape for batch in read_tiles(source, plan)]
+    [(2, 3, 112, 112)]
     """
     todo = plan.batches if batches is None else batches
     uses = cell_uses(todo)

@@ -30,6 +30,13 @@ def resize(tiles: torch.Tensor, side: int, resample: str) -> torch.Tensor:
     Returns
     -------
     uint8 (m, 3, side, side) on the same device.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from hisdiff_sd.tiles import resize
+    >>> resize(torch.full((2, 3, 112, 112), 200, dtype=torch.uint8), 224, "lanczos").unique()
+    tensor([200], dtype=torch.uint8)
     """
     import torch
 

@@ -26,6 +26,14 @@ class TileSource(Protocol):
         Height and width in pixels.
     cell
         Height and width of a cell; cells at the right and bottom are cut off by the image.
+
+    Examples
+    --------
+    >>> import dask.array as da
+    >>> from hisdiff_sd.tiles import TileSource, source_of
+    >>> source: TileSource = source_of(da.zeros((3, 600, 1500), dtype=np.uint8))
+    >>> source.shape, source.read(0, 1).shape
+    ((600, 1500), (3, 600, 476))
     """
 
     shape: tuple[int, int]
@@ -41,7 +49,16 @@ class TileSource(Protocol):
 
 
 class ZarrSource:
-    """A zarr array (3, y, x) or (y, x, 3 or 4), uint8; its chunks are the cells."""
+    """A zarr array (3, y, x) or (y, x, 3 or 4), uint8; its chunks are the cells.
+
+    Examples
+    --------
+    >>> import zarr
+    >>> from hisdiff_sd.tiles import ZarrSource
+    >>> source = ZarrSource(zarr.zeros((3, 600, 700), chunks=(3, 256, 256), dtype="uint8"))
+    >>> source.shape, source.cell
+    ((600, 700), (256, 256))
+    """
 
     def __init__(self, array: zarr.Array, name: str = "") -> None:
         self._first = channels_first(array.shape, array.dtype, name or str(array.store_path))
@@ -71,7 +88,15 @@ class ZarrSource:
 
 
 class DaskSource:
-    """A dask array (3, y, x) of uint8, in cells of 1,024 pixels: for what has no store of its own."""
+    """A dask array (3, y, x) of uint8, in cells of 1,024 pixels: for what has no store of its own.
+
+    Examples
+    --------
+    >>> import dask.array as da
+    >>> from hisdiff_sd.tiles import DaskSource
+    >>> DaskSource(da.zeros((3, 600, 700), dtype=np.uint8)).cell
+    (1024, 1024)
+    """
 
     def __init__(self, array: da.Array, name: str = "") -> None:
         if not channels_first(array.shape, array.dtype, name or "the image"):
@@ -147,7 +172,15 @@ class Windows:
 
 
 def source_of(array: da.Array, name: str = "") -> TileSource:
-    """The quickest source of a (3, y, x) dask array: the zarr array or the image file itself if it is nothing but one."""
+    """The quickest source of a (3, y, x) dask array: the zarr array or the image file itself if it is nothing but one.
+
+    Examples
+    --------
+    >>> import dask.array as da
+    >>> from hisdiff_sd.tiles import source_of
+    >>> type(source_of(da.zeros((3, 600, 700), dtype=np.uint8))).__name__
+    'DaskSource'
+    """
     import zarr
 
     layers = list(array.dask.layers.values())

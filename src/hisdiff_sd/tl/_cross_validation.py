@@ -72,6 +72,18 @@ class CrossValidation:
         Slides, folds, panels, target, encoder and seed that they were made with.
     rows
         Names of the rows that have predictions of every fold.
+
+    Examples
+    --------
+    >>> import tempfile, hisdiff_sd as hd
+    >>> root = hd.datasets.synthetic(tempfile.mkdtemp(), slides=("S1", "S2"), size_um=(1200, 1000), mpp=1.1)
+    >>> slides = [hd.io.hest(root, name) for name in ("S1", "S2")]
+    >>> folder = tempfile.mkdtemp() + "/cv"
+    >>> cv = hd.tl.cross_validate(slides, by="slide", encoder="morphology", rows=["mean", "ridge"], out=folder)
+    >>> hd.tl.CrossValidation.load(folder).rows
+    ['mean', 'ridge']
+    >>> cv.rescore(lambda samples, true: abs(samples.mean(0) - true).max()).columns.tolist()
+    ['fold', 'slide', 'row', '<lambda>']
     """
 
     def __init__(self, folder: Path, _keep: tempfile.TemporaryDirectory[str] | None = None) -> None:

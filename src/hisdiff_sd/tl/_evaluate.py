@@ -61,6 +61,18 @@ def evaluate(
     HisDiffError
         If there are no measured counts, genes of the panel are not among them (named), or the prediction is of another
         model.
+
+    Examples
+    --------
+    >>> import tempfile, hisdiff_sd as hd
+    >>> root = hd.datasets.synthetic(tempfile.mkdtemp(), slides=("S1", "S2"), size_um=(900, 800), mpp=1.0)
+    >>> train, test = (hd.io.hest(root, name) for name in ("S1", "S2"))
+    >>> model = hd.tl.train([train], genes=["ERBB2", "EPCAM"], encoder="morphology", epochs=1)
+    >>> scores = hd.tl.evaluate(test, model)
+    >>> scores["method"].unique().tolist()
+    ['hisdiff', 'ridge', 'dressed_ridge', 'depth_map', 'mean']
+    >>> scores.attrs["protocol"]
+    'held-out slide, within patient'
     """
     bundle = resolve_model(model)
     if table_key not in sdata.tables:

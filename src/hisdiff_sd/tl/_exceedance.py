@@ -103,9 +103,12 @@ def exceedance(
     --------
     Where would at least 7 counts of ERBB2 be measured, with 90% certainty (log2(7 + 1) = 3)?
 
-    >>> import hisdiff_sd as hd
-    >>> hd.tl.exceedance(sdata, model, {"ERBB2": 3.0})  # doctest: +SKIP
-    >>> certain = sdata["hisdiff_exceedance"].to_df()["ERBB2"] >= 0.9  # doctest: +SKIP
+    >>> import tempfile, hisdiff_sd as hd
+    >>> root = hd.datasets.synthetic(tempfile.mkdtemp(), slides=("S1", "S2"), size_um=(900, 800), mpp=1.0)
+    >>> train, test = (hd.io.hest(root, name) for name in ("S1", "S2"))
+    >>> model = hd.tl.train([train], genes=["ERBB2", "EPCAM"], encoder="morphology", epochs=1)
+    >>> hd.tl.exceedance(test, model, {"ERBB2": 3.0}, n_samples=10)
+    >>> certain = test["hisdiff_exceedance"].to_df()["ERBB2"] >= 0.9
     """
     check_draws(n_samples, sampler=sampler, steps=steps)
     if key_added is not None:

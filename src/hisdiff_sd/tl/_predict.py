@@ -123,6 +123,16 @@ def predict(
     HisDiffError
         If there is no model, a gene is not in its panel, the slide has no tissue, its embeddings do not fit those of the
         store, a prediction of another provenance is in the way, or the disk has too little room for it.
+
+    Examples
+    --------
+    >>> import tempfile, hisdiff_sd as hd
+    >>> root = hd.datasets.synthetic(tempfile.mkdtemp(), slides=("S1", "S2"), size_um=(900, 800), mpp=1.0)
+    >>> train, test = (hd.io.hest(root, name) for name in ("S1", "S2"))
+    >>> model = hd.tl.train([train], genes=["ERBB2", "EPCAM"], encoder="morphology", epochs=1)
+    >>> hd.tl.predict(test, model, n_samples=20)
+    >>> sorted(test["hisdiff"].layers)
+    ['q05', 'q50', 'q95', 'sample_0', 'std']
     """
     how: dict[str, Any] = {"sampler": sampler, "steps": steps, "batch_size": batch_size, "precision": precision}
     check_draws(n_samples, **how)

@@ -108,9 +108,17 @@ def region_mean(
 
     Examples
     --------
-    >>> import hisdiff_sd as hd
-    >>> hd.tl.region_mean(sdata, model, "pathologist", genes=["ERBB2"])  # a column of sdata["table"].obs  # doctest: +SKIP
-    >>> hd.tl.region_mean(sdata, model, "tissue", level=0.95)  # every fragment of the tissue  # doctest: +SKIP
+    By a column of the table, and for every fragment of the tissue:
+
+    >>> import tempfile, hisdiff_sd as hd
+    >>> root = hd.datasets.synthetic(tempfile.mkdtemp(), slides=("S1", "S2"), size_um=(900, 800), mpp=1.0)
+    >>> train, test = (hd.io.hest(root, name) for name in ("S1", "S2"))
+    >>> model = hd.tl.train([train], genes=["ERBB2", "EPCAM"], encoder="morphology", epochs=1)
+    >>> test["table"].obs["side"] = ["left" if x < 450 else "right" for x, y in test["table"].obsm["spatial"]]
+    >>> hd.tl.region_mean(test, model, "side", genes=["ERBB2"], n_samples=20)["region"].tolist()
+    ['left', 'right']
+    >>> hd.pp.tissue(test)
+    >>> means = hd.tl.region_mean(test, model, "tissue", level=0.8, n_samples=20)
     """
     if regions is None:
         raise HisDiffError("no regions given: pass regions=, labels of the spots (a column, a Series) or polygons")

@@ -34,7 +34,26 @@ class Fitted(Protocol):
 
 
 class Row(Protocol):
-    """A method that is compared. Any object with these two can be given to `hd.tl.cross_validate`."""
+    """A method that is compared. Any object with these two can be given to `hd.tl.cross_validate`.
+
+    Examples
+    --------
+    >>> import tempfile, numpy as np, hisdiff_sd as hd
+    >>> class TrainingMedian:
+    ...     name = "median"
+    ...
+    ...     def fit(self, slides, truth, context):
+    ...         self.median_ = np.median(np.concatenate([m.y for m in truth]), axis=0)
+    ...         return self
+    ...
+    ...     def samples(self, slide, n_samples, seed):
+    ...         return np.tile(self.median_, (1, slide.n, 1))
+    >>> root = hd.datasets.synthetic(tempfile.mkdtemp(), slides=("S1", "S2"), size_um=(1200, 1000), mpp=1.1)
+    >>> slides = [hd.io.hest(root, name) for name in ("S1", "S2")]
+    >>> cv = hd.tl.cross_validate(slides, by="slide", encoder="morphology", rows=["mean", TrainingMedian()])
+    >>> cv.rows
+    ['mean', 'median']
+    """
 
     @property
     def name(self) -> str:
@@ -128,6 +147,14 @@ class Shuffled:
     ----------
     inner
         The row to check.
+
+    Examples
+    --------
+    >>> import hisdiff_sd as hd
+    >>> row = hd.tl.HisDiffRow("flow", epochs=5)
+    >>> rows = [row, hd.tl.Shuffled(row)]  # for hd.tl.cross_validate(slides, rows=rows)
+    >>> [r.name for r in rows]
+    ['hisdiff:flow', 'shuffled:hisdiff:flow']
     """
 
     inner: Row

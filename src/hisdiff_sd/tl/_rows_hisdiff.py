@@ -50,6 +50,16 @@ class HisDiffRow:
         Steps of the sampler; by default those of `hd.tl.predict`.
     label
         Name of the row; by default ``hisdiff:<preset>``. Rows of one preset and other settings need their own.
+
+    Examples
+    --------
+    >>> import tempfile, hisdiff_sd as hd
+    >>> root = hd.datasets.synthetic(tempfile.mkdtemp(), slides=("S1", "S2"), size_um=(1200, 1000), mpp=1.1)
+    >>> slides = [hd.io.hest(root, name) for name in ("S1", "S2")]
+    >>> row = hd.tl.HisDiffRow("flow", epochs=1, label="quick")
+    >>> cv = hd.tl.cross_validate(slides, by="slide", genes=["ERBB2", "EPCAM"], encoder="morphology", rows=["mean", row])
+    >>> cv.rows
+    ['mean', 'quick']
     """
 
     preset: str

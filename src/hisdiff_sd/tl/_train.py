@@ -99,6 +99,15 @@ def train(
     ------
     HisDiffError
         If there are no slides, one is given twice, or genes of the panel are missing from one (named).
+
+    Examples
+    --------
+    >>> import tempfile, hisdiff_sd as hd
+    >>> folder = tempfile.mkdtemp()
+    >>> root = hd.datasets.synthetic(folder + "/hest", slides=("S1",), size_um=(900, 800), mpp=1.0)
+    >>> slides = [hd.io.hest(root, "S1")]
+    >>> hd.tl.train(slides, genes=["ERBB2", "EPCAM"], encoder="morphology", epochs=1, out=folder + "/model")
+    HisDiff(flow, 2 genes, target 'log2', encoder 'morphology', tiles 'hisdiff', trained on S1)
     """
     if isinstance(slides, str | Path) or hasattr(slides, "images"):
         raise HisDiffError("slides= is one slide; give a list of slides")
