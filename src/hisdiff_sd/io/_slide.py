@@ -34,7 +34,7 @@ class SlideParts:
     slide
         Id of the slide.
     image_path, counts_path
-        Files of the H&E image and the counts.
+        Files of the H&E image and the counts, or what messages call them.
     counts
         Spots x genes, raw, indexed by barcode.
     xy
@@ -45,11 +45,13 @@ class SlideParts:
         Nominal geometry of the technology.
     about
         Patient, species, organ, technology: what the source says of the slide.
+    image, small
+        Level 0, uint8 (3, y, x), and a thumbnail, where the image is no file.
     """
 
     slide: str
-    image_path: Path
-    counts_path: Path
+    image_path: Path | str
+    counts_path: Path | str
     counts: AnnData
     xy: pd.DataFrame
     mpp: float
@@ -57,6 +59,19 @@ class SlideParts:
     spot_diameter_um: float
     spot_pitch_um: float | None
     about: dict[str, str] = field(default_factory=dict)
+    image: da.Array | None = None
+    small: np.ndarray | None = None
+
+    def pixels(self) -> tuple[da.Array, dict[str, Any]]:
+        """Level 0, and what the slide's record says of where it comes from."""
+        if self.image is not None:
+            return self.image, {"image": str(self.image_path)}
+        path = Path(self.image_path)
+        return open_image(path), {"image": path.name, "image_bytes": path.stat().st_size}
+
+    def thumbnail(self, image: da.Array) -> np.ndarray:
+        """A small image of the slide, uint8 (y, x, 3)."""
+        return thumbnail(Path(self.image_path), image) if self.small is None else self.small
 
 
 def check_mpp(mpp: float) -> float:
@@ -73,7 +88,7 @@ def assemble(parts: SlideParts) -> SpatialData:
     from spatialdata.models import ShapesModel
     from spatialdata.transformations import Identity, Scale
 
-    image = open_image(parts.image_path)
+    image, source = parts.pixels()
     table, found = clean_counts(parts.counts, str(parts.counts_path))
     xy = _join(parts, table)
     xy, table = _inside(parts, xy, table, image, found)
@@ -85,13 +100,13 @@ def assemble(parts: SlideParts) -> SpatialData:
         geometry=points_from_xy(xy[:, 0], xy[:, 1]),
         index=pd.Index(table.obs_names, name=None),
     )
-    small = thumbnail(parts.image_path, image)
+    small = parts.thumbnail(image)
     scale = max(small.shape[:2]) / max(true_size(image))
     dress_table(table, keys.SPOTS, xy, spatial_uns(parts.slide, small, scale, diameter_px))
     attrs = slide_record(
         parts.slide,
         image,
-        {"image": parts.image_path.name, "image_bytes": parts.image_path.stat().st_size},
+        source,
         mpp=parts.mpp,
         mpp_source=parts.mpp_source,
         about=parts.about,
@@ -165,7 +180,7 @@ def pitch_px(xy: np.ndarray) -> float:
     return float(np.median(distance[:, 2]))
 
 
-def check_positions(barcodes: pd.Index, xy: pd.DataFrame, source: Path) -> None:
+def check_positions(barcodes: pd.Index, xy: pd.DataFrame, source: Path | str) -> None:
     """Refuse counts of which some have no position."""
     missing = barcodes.difference(xy.index.astype(str))
     if len(missing):
