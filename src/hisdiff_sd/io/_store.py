@@ -168,7 +168,7 @@ def slide_attrs(sdata: SpatialData) -> dict[str, Any]:
     if not isinstance(attrs, dict):
         raise HisDiffError(
             "this SpatialData was not made by hisdiff_sd.io (no attrs['hisdiff_sd']): its pixel size is not known; "
-            "read the slide with hd.io.hest, hd.io.visium or hd.io.wsi"
+            "read the slide with hd.io.hest, hd.io.visium or hd.io.wsi, or bring it with hd.io.adopt"
         )
     if attrs.get("schema") != keys.SCHEMA_VERSION:
         raise HisDiffError(

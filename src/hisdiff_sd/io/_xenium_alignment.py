@@ -66,6 +66,4 @@ def _read(given: str | Path | np.ndarray | None, image: Path) -> tuple[np.ndarra
     try:
         return np.loadtxt(path, delimiter=",", encoding="utf-8-sig"), str(path)
     except (ValueError, OSError) as error:
-        raise HisDiffError(
-            f"{path} cannot be read as a matrix ({reason(error)}); export it again"
-        ) from error
+        raise HisDiffError(f"{path} cannot be read as a matrix ({reason(error)}); export it again") from error
