@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
-from hisdiff_sd._errors import HisDiffError, HisDiffWarning
+from hisdiff_sd._errors import HisDiffError, HisDiffWarning, reason
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -49,7 +49,7 @@ def clean_counts(table: AnnData, source: str) -> tuple[AnnData, dict[str, Any]]:
         )
     if table.n_obs == 0 or table.n_vars == 0 or table.X is None:
         raise HisDiffError(f"{source}: no counts: {table.n_obs} spots x {table.n_vars} genes")
-    counts = sparse.csr_matrix(table.X, dtype=np.float32)
+    counts = _matrix(table.X, source)
     _check_values(counts, source)
     genes = pd.Index(table.var_names.astype(str)).rename(None)
     found: dict[str, Any] = {
@@ -92,6 +92,18 @@ def gene_id_type(genes: pd.Index) -> str:
     """
     share = genes.str.match(r"^ENS[A-Z]*G\d{6,}").mean() if len(genes) else 0.0
     return "ensembl" if share > 0.5 else "symbol"
+
+
+def _matrix(values: Any, source: str) -> sparse.csr_matrix:
+    """Counts as float32 CSR; indices that point beyond the matrix are refused before compiled code follows them."""
+    try:
+        if sparse.issparse(values):
+            values.check_format(full_check=True)
+        return sparse.csr_matrix(values, dtype=np.float32)
+    except Exception as error:  # scipy's and numpy's, of whatever was in the file
+        raise HisDiffError(
+            f"{source}: the counts are no matrix of numbers ({reason(error)}); fetch it again"
+        ) from error
 
 
 def _check_values(counts: sparse.csr_matrix, source: str) -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import difflib
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +10,8 @@ import numpy as np
 import pandas as pd
 from scipy.stats import pearsonr
 
-from hisdiff_sd._errors import HisDiffError, MissingFileError
+from hisdiff_sd._errors import HisDiffError, MissingFileError, reason
+from hisdiff_sd.io._hdf5 import check_hdf5
 from hisdiff_sd.io._metadata import number, read_metadata, sample_ids
 from hisdiff_sd.io._slide import SlideParts, assemble, check_mpp
 
@@ -116,18 +118,19 @@ def _pixel_size(metadata: dict[str, Any], mpp: float | None, root: Path, sample_
             f"slide {sample_id!r} has no pixel size: pixel_size_um_estimated is blank in the metadata of {root}; "
             "give mpp= (micrometres per level-0 px)"
         )
-    return estimated, "pixel_size_um_estimated"
+    return check_mpp(estimated), "pixel_size_um_estimated"
 
 
 def _read_h5ad(path: Path) -> AnnData:
     import anndata
 
+    check_hdf5(path)
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", ".*names are not unique")  # clean_counts has more to say of them
             return anndata.read_h5ad(path)
     except Exception as error:  # a damaged file fails in many ways
-        raise HisDiffError(f"{path} cannot be read as an h5ad file ({error}); fetch it again") from error
+        raise HisDiffError(f"{path} cannot be read as an h5ad file ({reason(error)}); fetch it again") from error
 
 
 def _positions(counts: AnnData, path: Path) -> pd.DataFrame:
@@ -144,9 +147,16 @@ def _check_thumbnail(counts: AnnData, drawn: dict[str, Any], counts_path: Path, 
     """HEST keeps a small image beside the counts: another slide's image does not look like it."""
     from PIL import Image
 
-    stored = counts.uns.get("spatial", {}).get("ST", {}).get("images", {}).get("downscaled_fullres")
-    if stored is None:
-        return
+    stored: Any = counts.uns
+    for key in ("spatial", "ST", "images", "downscaled_fullres"):
+        stored = stored.get(key) if isinstance(stored, Mapping) else None
+    if (
+        np.ndim(stored) != 3
+        or np.shape(stored)[2] not in (3, 4)
+        or not np.size(stored)
+        or stored.dtype.kind not in "uif"
+    ):
+        return  # none, or no image
     (library,) = drawn.values()
     stored = np.asarray(stored)
     if stored.dtype.kind == "f" and stored.max() <= 1:  # as matplotlib reads images

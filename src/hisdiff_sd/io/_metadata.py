@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from hisdiff_sd._errors import HisDiffError, MissingFileError
+from hisdiff_sd._errors import HisDiffError, MissingFileError, reason
+from hisdiff_sd.io._json import read_json
 
 
 def sample_ids(root: Path) -> list[str]:
@@ -27,17 +27,14 @@ def read_metadata(root: Path, sample_id: str) -> dict[str, Any]:
     for table in sorted(root.glob("HEST_v*.csv")):
         try:
             rows = pd.read_csv(table, encoding="utf-8-sig", dtype={"id": str})
-        except ValueError as error:  # pandas' errors are ValueErrors
-            raise HisDiffError(f"{table} cannot be read as a table ({error}); fetch the file again") from error
+        except (ValueError, OSError) as error:  # pandas' errors are ValueErrors
+            raise HisDiffError(f"{table} cannot be read as a table ({reason(error)}); fetch the file again") from error
         if "id" in rows:
             for row in rows[rows["id"] == sample_id].to_dict("records"):
                 values.update(_present(row))
     path = root / "metadata" / f"{sample_id}.json"
     if path.exists():
-        try:
-            loaded = json.loads(path.read_text(encoding="utf-8-sig"))
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise HisDiffError(f"{path} is not valid JSON ({error}); fetch the file again") from error
+        loaded = read_json(path)
         if not isinstance(loaded, dict):
             raise HisDiffError(f"{path} holds a {type(loaded).__name__}, not one flat JSON object")
         values.update(_present(loaded))
@@ -53,7 +50,7 @@ def number(values: dict[str, Any], key: str) -> float | None:
     """A positive number of the metadata, or None where it is blank, NaN or no number."""
     try:
         value = float(values[key])
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, OverflowError):
         return None
     return value if math.isfinite(value) and value > 0 else None
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from spatialdata import SpatialData
 
 _MOST_OUTSIDE = 0.05
+_LEAST_MPP, _MOST_MPP = 0.001, 1000.0
 FEWEST_FOR_PITCH = 7
 
 
@@ -76,7 +77,7 @@ class SlideParts:
 
 def check_mpp(mpp: float) -> float:
     """A pixel size that a user gave."""
-    if not (np.isfinite(mpp) and mpp > 0):
+    if not _LEAST_MPP <= mpp <= _MOST_MPP:
         raise HisDiffError(f"mpp={mpp} is no pixel size; micrometres per level-0 px are needed, such as 0.5")
     return float(mpp)
 
@@ -84,12 +85,15 @@ def check_mpp(mpp: float) -> float:
 def assemble(parts: SlideParts) -> SpatialData:
     """Check the parts against each other and return them as a lazy SpatialData."""
     from geopandas import GeoDataFrame, points_from_xy
-    from spatialdata import SpatialData
+    from spatialdata import SpatialData, sanitize_table
     from spatialdata.models import ShapesModel
     from spatialdata.transformations import Identity, Scale
 
     image, source = parts.pixels()
     table, found = clean_counts(parts.counts, str(parts.counts_path))
+    sanitize_table(table)  # columns of others may have names that no store takes, or ours in capitals
+    ours = (keys.REGION, keys.INSTANCE)
+    table.obs = table.obs.drop(columns=[column for column in table.obs if column.lower() in ours])
     xy = _join(parts, table)
     xy, table = _inside(parts, xy, table, image, found)
     _check_pitch(parts, xy, found)
@@ -166,8 +170,7 @@ def parse_table(table: AnnData, region: str) -> AnnData:
 def spatial_uns(slide: str, image: np.ndarray, scale: float, diameter_px: float) -> dict[str, Any]:
     """The ``uns["spatial"]`` that squidpy and scanpy draw a slide from."""
     scalefactors = {"tissue_hires_scalef": float(scale), "spot_diameter_fullres": float(diameter_px)}
-    # "/" would nest the key in zarr
-    return {slide.replace("/", "_"): {"images": {"hires": image}, "scalefactors": scalefactors}}
+    return {keys.library_key(slide): {"images": {"hires": image}, "scalefactors": scalefactors}}
 
 
 def pitch_px(xy: np.ndarray) -> float:

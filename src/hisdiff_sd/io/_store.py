@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from hisdiff_sd import _keys as keys
 from hisdiff_sd._errors import HisDiffError
 from hisdiff_sd.io._atomic import locked, move_in, staged
+from hisdiff_sd.io._record import check_record
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from spatialdata import SpatialData
     from xarray import DataArray
 
+_LONGEST_NAME = 200  # bytes; file systems take 255
 _KINDS = {"tables": "a table", "shapes": "shapes", "images": "an image"}  # how messages call an element
 
 
@@ -174,6 +176,7 @@ def slide_attrs(sdata: SpatialData) -> dict[str, Any]:
         raise HisDiffError(
             f"the store has schema version {attrs.get('schema')}, this version of hisdiff_sd reads {keys.SCHEMA_VERSION}"
         )
+    check_record(attrs)
     return attrs
 
 
@@ -181,6 +184,10 @@ def _check_name(sdata: SpatialData, kind: str, name: str) -> None:
     refused = f"{name!r} cannot be the name of {_KINDS[kind]}"
     if not re.fullmatch(r"(?!__)(?!\.*$)[\w.-]+", name):
         raise HisDiffError(f"{refused}: letters, digits, '_', '.' and '-' can be used, no '__' in front")
+    if len(name.encode()) > _LONGEST_NAME or keys.RESERVED.fullmatch(name):
+        raise HisDiffError(
+            f"{refused}: it is longer than {_LONGEST_NAME} bytes, or a name that zarr or Windows keep for themselves"
+        )
     for there, other, _ in sdata.gen_elements():
         if other.lower() == name.lower() and (there != kind or other != name):
             raise HisDiffError(f"{refused}: the slide has {there} {other!r}; choose another")

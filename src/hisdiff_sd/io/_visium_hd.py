@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 import re
 import warnings
 from pathlib import Path
@@ -10,6 +9,8 @@ import numpy as np
 import pandas as pd
 
 from hisdiff_sd._errors import HisDiffError, MissingFileError, reason
+from hisdiff_sd.io._hdf5 import check_hdf5
+from hisdiff_sd.io._json import read_json
 from hisdiff_sd.io._metadata import number
 from hisdiff_sd.io._pool import Squares, check_pitch
 from hisdiff_sd.io._slide import SlideParts, assemble, check_mpp, check_positions
@@ -139,10 +140,7 @@ def _choose(found: dict[int, Path], pitch_um: float, bin_um: int | None, root: P
 
 def _pixel_size(folder: Path) -> float:
     path = folder / _SCALEFACTORS
-    try:
-        factors = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise HisDiffError(f"{path} is not valid JSON ({reason(error)}); copy it again") from error
+    factors = read_json(path)
     mpp = number(factors, "microns_per_pixel") if isinstance(factors, dict) else None
     if mpp is None:
         raise HisDiffError(f"{path} has no microns_per_pixel; give mpp= (micrometres per level-0 px)")
@@ -180,6 +178,7 @@ def _read_counts(path: Path) -> AnnData:
     """
     import scanpy as sc
 
+    check_hdf5(path)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # names that occur more than once are reported by clean_counts

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,7 +10,9 @@ import pandas as pd
 from hisdiff_sd import _keys as keys
 from hisdiff_sd._errors import HisDiffError, MissingFileError, reason
 from hisdiff_sd.io._counts import clean_counts
+from hisdiff_sd.io._hdf5 import check_hdf5
 from hisdiff_sd.io._image import open_image, true_size
+from hisdiff_sd.io._json import read_json
 from hisdiff_sd.io._metadata import number
 from hisdiff_sd.io._pool import Grid, check_pitch
 from hisdiff_sd.io._slide import SlideParts, assemble, dress_table, parse_table
@@ -129,10 +130,7 @@ def _check_files(root: Path, he_image: str | Path | None) -> Path:
 
 def _pixel_size(path: Path) -> float:
     """Micrometres per pixel of the run, not of the H&E image."""
-    try:
-        specs = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise HisDiffError(f"{path} is not valid JSON ({reason(error)}); copy it again") from error
+    specs = read_json(path)
     size = number(specs, "pixel_size") if isinstance(specs, dict) else None
     if size is None:
         raise HisDiffError(f"{path} has no pixel_size; copy it again")
@@ -143,6 +141,7 @@ def _read(root: Path) -> SpatialData:
     """Cells, their outlines and transcripts, in um; no image and no mask."""
     import spatialdata_io
 
+    check_hdf5(root / "cell_feature_matrix.h5")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)

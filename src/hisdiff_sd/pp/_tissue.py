@@ -1,16 +1,16 @@
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from hisdiff_sd import _keys as keys
-from hisdiff_sd._errors import HisDiffError, MissingFileError, check_one_of
+from hisdiff_sd._errors import HisDiffError, MissingFileError, check_one_of, reason
 from hisdiff_sd._provenance import provenance
 from hisdiff_sd._tissue_mask import outlines, tissue_mask
 from hisdiff_sd._version import __version__
+from hisdiff_sd.io._json import read_json
 from hisdiff_sd.io._store import check_shapes_name, check_writable, slide_attrs, write_shapes
 from hisdiff_sd.tiles._source import channels_first
 
@@ -86,7 +86,7 @@ def tissue(
     from spatialdata.models import ShapesModel
     from spatialdata.transformations import get_transformation
 
-    mpp, (height, width) = _pixel_size(sdata), slide_attrs(sdata)["true_size"]
+    mpp, (height, width) = float(slide_attrs(sdata)["mpp"]), slide_attrs(sdata)["true_size"]
     check_one_of(image_key, sdata.images, "image")
     for name, value in (("min_area_um2", min_area_um2), ("min_hole_um2", min_hole_um2)):
         if not (np.isfinite(value) and value >= 0):
@@ -105,18 +105,6 @@ def tissue(
     record = provenance(kind="tissue", min_area_um2=min_area_um2, min_hole_um2=min_hole_um2, **made)
     frame.attrs[keys.ATTRS] = {**record, "version": __version__}
     write_shapes(sdata, key_added, frame, overwrite=overwrite)
-
-
-def _pixel_size(sdata: SpatialData) -> float:
-    """Micrometres per level-0 px, or an error."""
-    attrs = slide_attrs(sdata)
-    mpp = attrs.get("mpp")
-    if not (isinstance(mpp, int | float) and np.isfinite(mpp) and mpp > 0):
-        raise HisDiffError(
-            f"slide {attrs.get('slide')!r} has no pixel size (mpp={mpp!r}), so sizes on it are not known; "
-            "read it again with mpp="
-        )
-    return float(mpp)
 
 
 def _find(sdata: SpatialData, image_key: str, mpp: float, min_area_um2: float, min_hole_um2: float) -> list[Polygon]:
@@ -178,13 +166,13 @@ def _read(path: Path, height: int, width: int) -> list[Polygon]:
 
     if not path.is_file():
         raise MissingFileError(f"no file {path} with outlines of tissue")
+    content = read_json(path)
     try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
         shapes = [shapely.geometry.shape(geometry) for geometry in _geometries(content)]
-    except Exception as error:  # json's, and whatever shapely raises at a geometry that is none
-        raise HisDiffError(f"{path} cannot be read as GeoJSON ({error}); fetch it again") from error
-    parts = shapely.get_parts(shapely.intersection(shapely.make_valid(shapes), shapely.box(0, 0, width, height)))
-    parts = shapely.get_parts(parts)  # of collections
+        parts = shapely.get_parts(shapely.intersection(shapely.make_valid(shapes), shapely.box(0, 0, width, height)))
+        parts = shapely.get_parts(parts)  # of collections
+    except Exception as error:  # whatever shapely raises at a geometry that is none
+        raise HisDiffError(f"{path} cannot be read as GeoJSON ({reason(error)}); fetch it again") from error
     found = [part for part in parts if part.geom_type == "Polygon" and part.area > 0]
     if not found:
         raise HisDiffError(
