@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
+import zarr
 
 import hisdiff_sd as hd
 from hisdiff_sd._errors import HisDiffError, MissingFileError
@@ -160,3 +161,13 @@ def test_transcripts_without_a_quality(refused, xenium_run):
     path = xenium_run.out / "transcripts.parquet"
     pd.read_parquet(path).drop(columns="qv").to_parquet(path)
     refused("transcripts.parquet", "qv")
+
+
+def test_files_that_claim_more_than_memory_holds(refused, xenium_run, monkeypatch):
+    with zarr.storage.ZipStore(xenium_run.out / "cells.zarr.zip", mode="w") as store:
+        zarr.open_group(store, mode="w", zarr_format=2).create_array(
+            "cell_id", shape=(2**40, 2), dtype="uint32", chunks=(64, 2)
+        )
+    refused("cells.zarr.zip", "'cell_id' claims 8,192 GiB")
+    monkeypatch.setattr("hisdiff_sd.io._limits._MOST_ROWS", 699)
+    refused("transcripts.parquet", "claims 700 rows, at most 699")

@@ -11,6 +11,7 @@ import pandas as pd
 from hisdiff_sd._errors import HisDiffError, MissingFileError, reason
 from hisdiff_sd.io._hdf5 import check_hdf5
 from hisdiff_sd.io._json import read_json
+from hisdiff_sd.io._limits import check_rows
 from hisdiff_sd.io._metadata import number
 from hisdiff_sd.io._pool import Squares, check_pitch
 from hisdiff_sd.io._slide import SlideParts, assemble, check_mpp, check_positions
@@ -191,6 +192,7 @@ def _read_counts(path: Path) -> AnnData:
 
 def _read_positions(path: Path) -> pd.DataFrame:
     """Where the bins lie in their array and on the image, by barcode."""
+    check_rows(path)
     try:
         grid = pd.read_parquet(path, columns=list(_COLUMNS)).set_index("barcode")
         finite = np.isfinite(grid.to_numpy(np.float64)).all()

@@ -13,6 +13,7 @@ from hisdiff_sd.io._counts import clean_counts
 from hisdiff_sd.io._hdf5 import check_hdf5
 from hisdiff_sd.io._image import open_image, true_size
 from hisdiff_sd.io._json import read_json
+from hisdiff_sd.io._limits import check_rows
 from hisdiff_sd.io._metadata import number
 from hisdiff_sd.io._pool import Grid, check_pitch
 from hisdiff_sd.io._slide import SlideParts, assemble, dress_table, parse_table
@@ -34,6 +35,7 @@ _FILES = (
 )
 _LEAST_QUALITY = 20  # that of 10x Genomics for its own matrix of cells and genes
 _MOST_OUTSIDE = 0.5
+_MOST_BYTES = 2**32  # of an array about cells
 
 
 def xenium(
@@ -137,11 +139,31 @@ def _pixel_size(path: Path) -> float:
     return size
 
 
+def _check_sizes(root: Path) -> None:
+    """Refuse files that claim more than memory holds, before they are read."""
+    import zarr
+
+    check_hdf5(root / "cell_feature_matrix.h5")
+    for name in ("cells.parquet", "cell_boundaries.parquet"):
+        check_rows(root / name)
+    check_rows(root / "transcripts.parquet", by_part=True)
+    path = root / "cells.zarr.zip"
+    try:
+        with zarr.storage.ZipStore(path, read_only=True) as store:
+            arrays = dict(zarr.open_group(store, mode="r").members(max_depth=None))
+    except Exception as error:
+        raise HisDiffError(f"{path} cannot be read as a zarr store ({reason(error)}); copy it again") from error
+    # masks are larger, and are not read
+    for name, array in arrays.items():
+        if isinstance(array, zarr.Array) and not name.startswith("masks") and array.nbytes > _MOST_BYTES:
+            raise HisDiffError(f"{path}: {name!r} claims {array.nbytes / 2**30:,.0f} GiB; copy it again")
+
+
 def _read(root: Path) -> SpatialData:
     """Cells, their outlines and transcripts, in um; no image and no mask."""
     import spatialdata_io
 
-    check_hdf5(root / "cell_feature_matrix.h5")
+    _check_sizes(root)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)
