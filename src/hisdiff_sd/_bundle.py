@@ -14,7 +14,7 @@ import torch
 
 from hisdiff_sd._base import KernelRegression
 from hisdiff_sd._baselines import Baselines, Linear
-from hisdiff_sd._errors import HisDiffError, MissingFileError
+from hisdiff_sd._errors import HisDiffError, MissingFileError, reason
 from hisdiff_sd._noise import SharedNoise
 from hisdiff_sd._residual import Residual
 from hisdiff_sd._trust import OutOfDistribution, Reliability, Trust
@@ -98,7 +98,6 @@ def check_free(target: Path, *, overwrite: bool) -> None:
 
 def load(path: str | Path, **hub: Any) -> HisDiff:
     """Read a model from a folder or the hub."""
-    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     from hisdiff_sd.model import HisDiff, ModelConfig, Scalers
@@ -117,8 +116,8 @@ def load(path: str | Path, **hub: Any) -> HisDiff:
             raise HisDiffError(f"{_CONFIG} has format {stored.get('format')!r}; this version reads {_FORMAT}")
         config = ModelConfig(**{**stored["config"], "genes": tuple(stored["config"]["genes"])})
         # bundles of the first versions know one process only
-        network = (FlowNetwork if stored.get("process") == "flow" else HisDiffNetwork)(**stored["network"])
-        network.load_state_dict(_under(tensors, "network."))
+        kind = FlowNetwork if stored.get("process") == "flow" else HisDiffNetwork
+        network = _network(kind, stored["network"], _under(tensors, "network."))
         arrays = {k: v.numpy() for k, v in tensors.items()}
         scalers = Scalers(**_under(arrays, "scalers."))
         baselines = None if stored["baselines"] is None else _baselines(arrays, stored["baselines"])
@@ -128,8 +127,19 @@ def load(path: str | Path, **hub: Any) -> HisDiff:
         return HisDiff(network, config, scalers, baselines, trust, residual)
     except HisDiffError as error:
         raise HisDiffError(f"the model in {folder} cannot be used: {error}") from error
-    except (SafetensorError, AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise HisDiffError(f"the model in {folder} cannot be read ({error}); copy or train it again") from error
+    except Exception as error:  # whatever the parts make of values that are none
+        raise HisDiffError(f"the model in {folder} cannot be read ({reason(error)}); copy or train it again") from error
+
+
+def _network(kind: type[Any], sizes: dict[str, Any], tensors: dict[str, torch.Tensor]) -> Any:
+    """A network with its parameters; one that is larger than its file is refused before it takes memory."""
+    if isinstance(sizes.get("depth"), int) and sizes["depth"] > len(tensors):
+        raise ValueError(f"a network of depth {sizes['depth']} and {len(tensors)} tensors")
+    with torch.device("meta"):
+        kind(**sizes).load_state_dict(tensors, assign=True)
+    network = kind(**sizes)
+    network.load_state_dict(tensors)
+    return network
 
 
 def _arrays(obj: Any) -> dict[str, np.ndarray]:

@@ -26,6 +26,18 @@ class HisDiffWarning(UserWarning):
     """Something a user should know of, with which the work can go on."""
 
 
+def reason(error: BaseException) -> str:
+    """What an error of another library says, on one line; some say nothing but their name.
+
+    Examples
+    --------
+    >>> reason(OSError("cannot read  the file"))
+    'OSError: cannot read the file'
+    """
+    said = " ".join(str(error).split())
+    return f"{type(error).__name__}: {said}" if said else type(error).__name__
+
+
 def check_one_of(value: str, allowed: Iterable[str], what: str) -> str:
     """Return `value` if it is one of `allowed`, else raise an error that lists them and names the nearest.
 

@@ -13,6 +13,15 @@ ATTRS = "hisdiff_sd"  # key of sdata.attrs and of table.uns
 REGION = "region"
 INSTANCE = "instance_id"
 SCHEMA_VERSION = 1
+# names that zarr keeps for itself, and those that Windows keeps for devices, whatever their ending
+RESERVED = re.compile(r"zarr\.json|(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?", re.IGNORECASE)
+_LONGEST = 60  # characters, of up to four bytes; file systems take 255 bytes
+
+
+def library_key(slide: str) -> str:
+    """Name of a slide in ``uns["spatial"]``, which becomes a folder of the store: no path, on any system."""
+    name = re.sub(r'[\x00-\x1f\x7f/\\<>:"|?*\ud800-\udfff]', "_", slide).strip(" .")[:_LONGEST]
+    return f"_{name}" if not name or RESERVED.fullmatch(name) else name
 
 
 def embedding_key(shapes_key: str, encoder: str) -> str:

@@ -22,6 +22,7 @@ from hisdiff_sd._model_card import model_card
 from hisdiff_sd._residual import Residual
 from hisdiff_sd._targets import TARGETS
 from hisdiff_sd._trust import Trust
+from hisdiff_sd.io._record import is_size
 from hisdiff_sd.nn import FlowNetwork, HisDiffNetwork, load_published_state
 from hisdiff_sd.tiles import TileProtocol
 
@@ -74,6 +75,7 @@ class ModelConfig:
     licences: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        self._check_kinds()
         check_one_of(self.target, TARGETS, "target")
         TileProtocol.parse(self.tile)
         check_one_of(self.spot_grid, SPOT_GRIDS, "grid of spots")
@@ -82,6 +84,22 @@ class ModelConfig:
             raise HisDiffError(
                 f"genes are listed more than once: {', '.join(twice[:10])}" if twice else "the panel has no genes"
             )
+
+    def _check_kinds(self) -> None:
+        """A bundle of others may hold anything, which would be found out while predicting."""
+        text = ("target", "encoder", "encoder_hash", "tile", "species", "gene_id_type", "spot_grid")
+        wrong = [name for name in text if not isinstance(getattr(self, name), str)]
+        wrong += [n for n in ("near", "wide") if type(getattr(self, n)) is not int or getattr(self, n) < 1]
+        sizes = ("spot_pitch_um", "spot_diameter_um", "mpp", "tile_side_um")
+        wrong += [n for n in sizes if getattr(self, n) is not None and not is_size(getattr(self, n))]
+        wrong += [name for name in ("training", "licences") if not isinstance(getattr(self, name), dict)]
+        known = [self.training.get(k, []) for k in ("slides", "patients")] if "training" not in wrong else []
+        if not all(isinstance(v, list | tuple) and all(isinstance(name, str) for name in v) for v in known):
+            wrong.append("training")
+        wrong += ["genes"] * (not all(isinstance(gene, str) for gene in self.genes))
+        if wrong:
+            values = ", ".join(f"{name}={getattr(self, name)!r:.40}" for name in wrong)
+            raise HisDiffError(f"the model's configuration has values that cannot be: {values}")
 
 
 @dataclass(frozen=True)

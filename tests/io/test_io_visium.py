@@ -168,7 +168,7 @@ def test_truncated_counts(refused, space_ranger, share):
     path = space_ranger.outs / "filtered_feature_bc_matrix.h5"
     content = path.read_bytes()
     path.write_bytes(content[: int(share * len(content))])
-    refused(str(space_ranger.outs), "Space Ranger")
+    refused("filtered_feature_bc_matrix.h5", "fetch it again")
 
 
 def test_a_truncated_image(refused, space_ranger):

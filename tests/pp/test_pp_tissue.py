@@ -353,7 +353,7 @@ def test_outlines_of_a_file_are_mended_and_cut_to_the_image(slide_of, tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("{", "cannot be read as GeoJSON"),
+        ("{", "is not valid JSON"),
         ("[1, 2]", "cannot be read as GeoJSON"),
         ('{"type": "FeatureCollection", "features": []}', r"no polygon on the image \(380 x 340 px, 0 geometries"),
         ('{"type": "Point", "coordinates": [9, 9]}', "no polygon on the image"),

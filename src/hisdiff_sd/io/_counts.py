@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
-from hisdiff_sd._errors import HisDiffError
+from hisdiff_sd._errors import HisDiffError, reason
 from hisdiff_sd.io._genes import GeneNames, name_genes
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def clean_counts(
         )
     if table.n_obs == 0 or table.n_vars == 0 or table.X is None:
         raise HisDiffError(f"{source}: no counts: {table.n_obs} spots x {table.n_vars} genes")
-    counts = sparse.csr_matrix(table.X, dtype=np.float32)
+    counts = _matrix(table.X, source)
     _check_values(counts, source)
     named = name_genes(table.var, genes)
     kept = np.ones(len(named.names), bool) if control_probes else ~named.control
@@ -87,6 +87,18 @@ def _summed(counts: sparse.csr_matrix, names: pd.Index) -> tuple[sparse.csr_matr
     codes, unique = pd.factorize(names)
     joined = sparse.csr_matrix((np.ones(len(codes), np.float32), (np.arange(len(codes)), codes)))
     return sparse.csr_matrix(counts @ joined), pd.Index(unique)
+
+
+def _matrix(values: Any, source: str) -> sparse.csr_matrix:
+    """Counts as float32 CSR; indices that point beyond the matrix are refused before compiled code follows them."""
+    try:
+        if sparse.issparse(values):
+            values.check_format(full_check=True)
+        return sparse.csr_matrix(values, dtype=np.float32)
+    except Exception as error:  # scipy's and numpy's, of whatever was in the file
+        raise HisDiffError(
+            f"{source}: the counts are no matrix of numbers ({reason(error)}); fetch it again"
+        ) from error
 
 
 def _check_values(counts: sparse.csr_matrix, source: str) -> None:

@@ -8,9 +8,10 @@ import numpy as np
 import pandas as pd
 
 from hisdiff_sd import _keys as keys
-from hisdiff_sd._errors import HisDiffError, HisDiffWarning
+from hisdiff_sd._errors import HisDiffError, HisDiffWarning, reason
 from hisdiff_sd.io import _hest_facts as facts
 from hisdiff_sd.io._genes import GeneNames
+from hisdiff_sd.io._hdf5 import check_hdf5
 from hisdiff_sd.io._hest_cells import find_cells, read_cells, transcript_points
 from hisdiff_sd.io._hest_files import find_slide, needed, part
 from hisdiff_sd.io._hest_geometry import declared_geometry
@@ -183,18 +184,19 @@ def _pixel_size(metadata: dict[str, Any], mpp: float | None, root: Path, sample_
             f"slide {sample_id!r} has no pixel size: pixel_size_um_estimated is blank in the metadata of {root}; "
             "give mpp= (micrometres per level-0 px)"
         )
-    return estimated, "pixel_size_um_estimated"
+    return check_mpp(estimated), "pixel_size_um_estimated"
 
 
 def _read_h5ad(path: Path) -> AnnData:
     import anndata
 
+    check_hdf5(path)
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", ".*names are not unique")  # clean_counts has more to say of them
             return anndata.read_h5ad(path)
     except Exception as error:  # a damaged file fails in many ways
-        raise HisDiffError(f"{path} cannot be read as an h5ad file ({error}); fetch it again") from error
+        raise HisDiffError(f"{path} cannot be read as an h5ad file ({reason(error)}); fetch it again") from error
 
 
 def _positions(counts: AnnData, path: Path) -> pd.DataFrame:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -109,9 +109,16 @@ def check_thumbnail(counts: AnnData, drawn: dict[str, Any], counts_path: Path, i
     """HEST keeps a small image beside the counts: another slide's image does not look like it."""
     from PIL import Image
 
-    stored = counts.uns.get("spatial", {}).get("ST", {}).get("images", {}).get("downscaled_fullres")
-    if stored is None:
-        return
+    stored: Any = counts.uns
+    for key in ("spatial", "ST", "images", "downscaled_fullres"):
+        stored = stored.get(key) if isinstance(stored, Mapping) else None
+    if (
+        np.ndim(stored) != 3
+        or np.shape(stored)[2] not in (3, 4)
+        or not np.size(stored)
+        or stored.dtype.kind not in "uif"
+    ):
+        return  # none, or no image
     (library,) = drawn.values()
     stored = np.asarray(stored)
     if stored.dtype.kind == "f" and stored.max() <= 1:  # as matplotlib reads images

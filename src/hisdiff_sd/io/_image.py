@@ -85,18 +85,22 @@ def pyramid(image: da.Array, mpp: float) -> DataTree:
 
 def thumbnail(path: Path, image: da.Array) -> np.ndarray:
     """The slide at 1,000 px on its longer edge (or its own size if smaller), uint8 (y, x, 3)."""
+    level = level_of(path, THUMBNAIL_PX) if file_kind(path) == "tiff" else 0
+    return shrink(open_tiff(path, level) if level else image, true_size(image), str(path))
+
+
+def shrink(source: da.Array, size: tuple[int, int], name: str) -> np.ndarray:
+    """The thumbnail of a slide of `size` px, made from one of its levels (3, y, x)."""
     from PIL import Image
 
-    level = level_of(path, THUMBNAIL_PX) if file_kind(path) == "tiff" else 0
-    source = open_tiff(path, level) if level else image
     # a file without small levels is thinned out while it is read, so that it never lies in memory whole
     stride = max(1, max(true_size(source)) // (2 * THUMBNAIL_PX))
     try:
         small = np.asarray(source[:, ::stride, ::stride]).transpose(1, 2, 0)
     except Exception as error:
-        raise HisDiffError(f"the pixels of {path} cannot be read ({error}); fetch it again") from error
-    scale = min(1.0, THUMBNAIL_PX / max(true_size(image)))
-    height, width = (max(1, round(side * scale)) for side in true_size(image))
+        raise HisDiffError(f"the pixels of {name} cannot be read ({error}); fetch it again") from error
+    scale = min(1.0, THUMBNAIL_PX / max(size))
+    height, width = (max(1, round(side * scale)) for side in size)
     return np.asarray(Image.fromarray(small).resize((width, height), Image.Resampling.BOX))
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from hisdiff_sd._errors import HisDiffError
+from hisdiff_sd._errors import HisDiffError, reason
 
 # 26,754 x 26,754 px as RGB; Pillow takes three to four times as much while it decodes
 MOST_BYTES_AT_ONCE = 2**31
 # a whole glass slide (25 x 75 mm) at 0.1 um per px has 1.9e11
 _MOST_PIXELS = 2 * 10**11
+# the bins of 2 um of Visium HD are 1.1e7, the corners of the cells of a large Xenium slide some 2e7
+_MOST_ROWS = 2**28
 
 
 def check_size(path: Path, height: int, width: int) -> None:
@@ -32,3 +34,17 @@ def check_piece(path: Path, height: int, width: int, what: str) -> None:
             f"{MOST_BYTES_AT_ONCE / 2**30:g} GiB are allowed; convert it to a tiled TIFF first: "
             f"vips tiffsave {path.name} {path.stem}.tiled.tif --tile --pyramid --bigtiff --compression deflate"
         )
+
+
+def check_rows(path: Path, *, by_part: bool = False) -> None:
+    """Refuse a parquet file with more rows than are read at once: all of them, or those of one row group."""
+    import pyarrow.parquet as pq
+
+    try:
+        found = pq.read_metadata(path)
+        parts = [found.row_group(i).num_rows for i in range(found.num_row_groups)]
+    except Exception as error:  # a damaged file fails in many ways
+        raise HisDiffError(f"{path} cannot be read as a parquet file ({reason(error)}); copy it again") from error
+    rows = max(parts, default=0) if by_part else sum(parts)
+    if rows > _MOST_ROWS:
+        raise HisDiffError(f"{path} claims {rows:,} rows, at most {_MOST_ROWS:,} are read at once; copy it again")

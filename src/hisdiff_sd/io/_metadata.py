@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from pathlib import Path
@@ -10,9 +9,10 @@ from typing import Any
 
 import pandas as pd
 
-from hisdiff_sd._errors import HisDiffError, MissingFileError
+from hisdiff_sd._errors import HisDiffError, MissingFileError, reason
 from hisdiff_sd.io._hest_files import part
 from hisdiff_sd.io._hest_files import sample_ids as sample_ids
+from hisdiff_sd.io._json import read_json
 
 Values = dict[str, Any]
 
@@ -38,8 +38,8 @@ def table_metadata(root: Path) -> dict[str, Values]:
         try:
             # of ids that are numbers, a column with blanks would become one of floats
             rows = pd.read_csv(table, encoding="utf-8-sig", dtype={"id": str, "patient": str})
-        except ValueError as error:  # pandas' errors are ValueErrors
-            raise HisDiffError(f"{table} cannot be read as a table ({error}); fetch the file again") from error
+        except (ValueError, OSError) as error:  # pandas' errors are ValueErrors
+            raise HisDiffError(f"{table} cannot be read as a table ({reason(error)}); fetch the file again") from error
         if "id" in rows:
             for row in rows.to_dict("records"):
                 found.setdefault(str(row["id"]), {}).update(_present(row))
@@ -51,10 +51,7 @@ def json_metadata(root: Path, sample_id: str) -> Values:
     path = part(root, sample_id, "metadata")
     if not path.exists():
         return {}
-    try:
-        loaded = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise HisDiffError(f"{path} is not valid JSON ({error}); fetch the file again") from error
+    loaded = read_json(path)
     if not isinstance(loaded, dict):
         raise HisDiffError(f"{path} holds a {type(loaded).__name__}, not one flat JSON object")
     return _present(loaded)
@@ -64,7 +61,7 @@ def number(values: Values, key: str) -> float | None:
     """A positive number of the metadata, or None where it is blank, NaN or no number."""
     try:
         value = float(values[key])
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, OverflowError):
         return None
     return value if math.isfinite(value) and value > 0 else None
 

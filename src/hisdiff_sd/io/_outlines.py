@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hisdiff_sd._errors import HisDiffError, MissingFileError
+from hisdiff_sd._errors import HisDiffError, MissingFileError, reason
+from hisdiff_sd.io._json import read_json
 
 if TYPE_CHECKING:
     from geopandas import GeoDataFrame
@@ -37,12 +37,12 @@ def read_outlines(path: Path, height: int, width: int) -> list[Polygon]:
 
     if not path.is_file():
         raise MissingFileError(f"no file {path} with outlines of tissue")
+    content = read_json(path)
     try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
         shapes = [shapely.geometry.shape(geometry) for geometry in _geometries(content)]
-    except Exception as error:  # json's, and whatever shapely raises at a geometry that is none
-        raise HisDiffError(f"{path} cannot be read as GeoJSON ({error}); fetch it again") from error
-    found = only_polygons(shapely.intersection(shapely.make_valid(shapes), shapely.box(0, 0, width, height)))
+        found = only_polygons(shapely.intersection(shapely.make_valid(shapes), shapely.box(0, 0, width, height)))
+    except Exception as error:  # whatever shapely raises at a geometry that is none
+        raise HisDiffError(f"{path} cannot be read as GeoJSON ({reason(error)}); fetch it again") from error
     if not found:
         raise HisDiffError(
             f"{path} has no polygon on the image ({width} x {height} px, {len(shapes)} geometries in the file); outlines "

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 _MOST_OUTSIDE = 0.05
 _SAID = ("spots outside the image", "spot pitch")  # warned of where they are found
+_LEAST_MPP, _MOST_MPP = 0.001, 1000.0
 FEWEST_FOR_PITCH = 7
 
 
@@ -40,7 +41,7 @@ class SlideParts:
     slide
         Id of the slide.
     image_path, counts_path
-        Files of the H&E image and the counts.
+        Files of the H&E image and the counts, or what messages call them.
     counts
         Spots x genes, raw, indexed by barcode.
     xy
@@ -57,11 +58,13 @@ class SlideParts:
         Micrometres per level-0 px by whoever but the image says something of it.
     genes, control_probes
         How genes are named, and whether control probes are kept: see `clean_counts`.
+    image, small
+        Level 0, uint8 (3, y, x), and a thumbnail, where the image is no file.
     """
 
     slide: str
-    image_path: Path
-    counts_path: Path
+    image_path: Path | str
+    counts_path: Path | str
     counts: AnnData
     xy: pd.DataFrame
     mpp: float
@@ -73,11 +76,24 @@ class SlideParts:
     pixel_sizes: dict[str, float] = field(default_factory=dict)
     genes: GeneNames = "symbols"
     control_probes: bool = False
+    image: da.Array | None = None
+    small: np.ndarray | None = None
+
+    def pixels(self) -> tuple[da.Array, dict[str, Any]]:
+        """Level 0, and what the slide's record says of where it comes from."""
+        if self.image is not None:
+            return self.image, {"image": str(self.image_path)}
+        path = Path(self.image_path)
+        return open_image(path), {"image": path.name, "image_bytes": path.stat().st_size}
+
+    def thumbnail(self, image: da.Array) -> np.ndarray:
+        """A small image of the slide, uint8 (y, x, 3)."""
+        return thumbnail(Path(self.image_path), image) if self.small is None else self.small
 
 
 def check_mpp(mpp: float) -> float:
     """A pixel size that a user gave."""
-    if not (np.isfinite(mpp) and mpp > 0):
+    if not _LEAST_MPP <= mpp <= _MOST_MPP:
         raise HisDiffError(f"mpp={mpp} is no pixel size; micrometres per level-0 px are needed, such as 0.5")
     return float(mpp)
 
@@ -85,13 +101,16 @@ def check_mpp(mpp: float) -> float:
 def assemble(parts: SlideParts) -> SpatialData:
     """Check the parts against each other and return them as a lazy SpatialData."""
     from geopandas import GeoDataFrame, points_from_xy
-    from spatialdata import SpatialData
+    from spatialdata import SpatialData, sanitize_table
     from spatialdata.models import ShapesModel
 
-    image = open_image(parts.image_path)
+    image, source = parts.pixels()
     table, found = clean_counts(
         parts.counts, str(parts.counts_path), genes=parts.genes, control_probes=parts.control_probes
     )
+    sanitize_table(table)  # columns of others may have names that no store takes, or ours in capitals
+    ours = (keys.REGION, keys.INSTANCE)
+    table.obs = table.obs.drop(columns=[column for column in table.obs if column.lower() in ours])
     xy = _join(parts, table)
     xy, table = _inside(parts, xy, table, image, found)
     diameter, pitch = _measured_geometry(parts, xy, found)
@@ -101,7 +120,7 @@ def assemble(parts: SlideParts) -> SpatialData:
         geometry=points_from_xy(xy[:, 0], xy[:, 1]),
         index=pd.Index(table.obs_names, name=None),
     )
-    small = thumbnail(parts.image_path, image)
+    small = parts.thumbnail(image)
     scale = max(small.shape[:2]) / max(true_size(image))
     dress_table(table, keys.SPOTS, xy, spatial_uns(parts.slide, small, scale, diameter_px))
     found |= _pixel_sizes(parts, found) | count_facts(table)
@@ -110,7 +129,7 @@ def assemble(parts: SlideParts) -> SpatialData:
     attrs = slide_record(
         parts.slide,
         image,
-        {"image": parts.image_path.name, "image_bytes": parts.image_path.stat().st_size},
+        source,
         mpp=parts.mpp,
         mpp_source=parts.mpp_source,
         about=parts.about,
@@ -181,8 +200,7 @@ def parse_table(table: AnnData, region: str) -> AnnData:
 def spatial_uns(slide: str, image: np.ndarray, scale: float, diameter_px: float) -> dict[str, Any]:
     """The ``uns["spatial"]`` that squidpy and scanpy draw a slide from."""
     scalefactors = {"tissue_hires_scalef": float(scale), "spot_diameter_fullres": float(diameter_px)}
-    # "/" would nest the key in zarr
-    return {slide.replace("/", "_"): {"images": {"hires": image}, "scalefactors": scalefactors}}
+    return {keys.library_key(slide): {"images": {"hires": image}, "scalefactors": scalefactors}}
 
 
 def pitch_px(xy: np.ndarray, *, exact: bool = False) -> float:
@@ -196,7 +214,7 @@ def pitch_px(xy: np.ndarray, *, exact: bool = False) -> float:
     return float(np.median(distance[:, 1 if exact else 2]))
 
 
-def check_positions(barcodes: pd.Index, xy: pd.DataFrame, source: Path) -> None:
+def check_positions(barcodes: pd.Index, xy: pd.DataFrame, source: Path | str) -> None:
     """Refuse counts of which some have no position."""
     missing = barcodes.difference(xy.index.astype(str))
     if len(missing):
@@ -240,7 +258,8 @@ def _inside(
 
 def _pixel_sizes(parts: SlideParts, found: dict[str, Any]) -> dict[str, dict[str, float]]:
     """Micrometres per level-0 px by all who say something of it."""
-    said = parts.pixel_sizes | by_source(of_file(parts.image_path))
+    of_image = {} if parts.image is not None else by_source(of_file(Path(parts.image_path)))
+    said = parts.pixel_sizes | of_image
     if found.get("measured_pitch_um") and parts.spot_pitch_um and not parts.mpp_source.startswith(SPOT_GRID):
         said[SPOT_GRID] = parts.mpp * parts.spot_pitch_um / found["measured_pitch_um"]
     return {"pixel_sizes": said}

@@ -13,6 +13,7 @@ from hisdiff_sd import _keys as keys
 from hisdiff_sd._errors import HisDiffError
 from hisdiff_sd.io._atomic import locked, move_in, staged
 from hisdiff_sd.io._codecs import check_compression, write_compressed
+from hisdiff_sd.io._record import check_record
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from spatialdata import SpatialData
     from xarray import DataArray
 
+_LONGEST_NAME = 200  # bytes; file systems take 255
 _KINDS = {"tables": "a table", "shapes": "shapes", "images": "an image"}  # how messages call an element
 
 
@@ -201,10 +203,11 @@ def check_attrs(of_store: Mapping[str, Any]) -> dict[str, Any]:
     if not isinstance(attrs, dict):
         raise HisDiffError(
             "this SpatialData was not made by hisdiff_sd.io (no attrs['hisdiff_sd']): its pixel size is not known; "
-            "read the slide with hd.io.hest, hd.io.visium or hd.io.wsi"
+            "read the slide with hd.io.hest, hd.io.visium or hd.io.wsi, or bring it with hd.io.adopt"
         )
     if (problem := schema_problem(attrs)) is not None:
         raise HisDiffError(problem)
+    check_record(attrs)
     return attrs
 
 
@@ -222,6 +225,10 @@ def _check_name(sdata: SpatialData, kind: str, name: str) -> None:
     refused = f"{name!r} cannot be the name of {_KINDS[kind]}"
     if not re.fullmatch(r"(?!__)(?!\.*$)[\w.-]+", name):
         raise HisDiffError(f"{refused}: letters, digits, '_', '.' and '-' can be used, no '__' in front")
+    if len(name.encode()) > _LONGEST_NAME or keys.RESERVED.fullmatch(name):
+        raise HisDiffError(
+            f"{refused}: it is longer than {_LONGEST_NAME} bytes, or a name that zarr or Windows keep for themselves"
+        )
     for there, other, _ in sdata.gen_elements():
         if other.lower() == name.lower() and (there != kind or other != name):
             raise HisDiffError(f"{refused}: the slide has {there} {other!r}; choose another")

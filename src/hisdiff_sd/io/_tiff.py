@@ -84,7 +84,7 @@ def open_tiff(path: Path, level: int = 0) -> da.Array:
             image = da.from_zarr(array, chunks=_blocks(array.chunks, array.shape, planar))
             image = image.transpose(1, 2, 0) if planar else image
     if image.shape[2] == 4 and extra in _ALPHA:
-        image = da.map_blocks(_on_white, image.rechunk({2: 4}), dtype=np.uint8, chunks=(*image.chunks[:2], (3,)))
+        image = without_alpha(image)
     return image[:, :, :3].transpose(2, 0, 1)
 
 
@@ -127,6 +127,11 @@ def _blocks(chunks: tuple[int, ...], shape: tuple[int, ...], planar: bool) -> tu
     sides = [c * max(1, BLOCK // c) for c in chunks]
     samples = 0 if planar else 2
     return tuple(shape[i] if i == samples else side for i, side in enumerate(sides))
+
+
+def without_alpha(image: da.Array) -> da.Array:
+    """A lazy (y, x, 4) image laid on white, (y, x, 3)."""
+    return da.map_blocks(_on_white, image.rechunk({2: 4}), dtype=np.uint8, chunks=(*image.chunks[:2], (3,)))
 
 
 def _on_white(block: np.ndarray) -> np.ndarray:

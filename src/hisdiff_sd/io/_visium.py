@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from hisdiff_sd._errors import HisDiffError, MissingFileError
+from hisdiff_sd._errors import HisDiffError, MissingFileError, reason
 from hisdiff_sd.io._genes import GeneNames
+from hisdiff_sd.io._hdf5 import check_hdf5
 from hisdiff_sd.io._qc_findings import SPOT_GRID
 from hisdiff_sd.io._slide import FEWEST_FOR_PITCH, SlideParts, assemble, check_mpp, check_positions, pitch_px
 
@@ -124,14 +125,14 @@ def _read_space_ranger(root: Path, counts_path: Path) -> AnnData:
     import scanpy as sc
     import spatialdata_io
 
+    check_hdf5(counts_path)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # names that occur more than once are reported by clean_counts
             read = spatialdata_io.visium(root, dataset_id="visium", counts_file=counts_path.name)
             names = sc.read_10x_h5(counts_path)
     except Exception as error:  # damaged files fail in many ways
-        reason = f"{type(error).__name__}: {error}"
-        raise HisDiffError(f"{root} cannot be read as Space Ranger output ({reason}); copy it again") from error
+        raise HisDiffError(f"{root} cannot be read as Space Ranger output ({reason(error)}); copy it again") from error
     table = read.tables["table"]
     # the reader renames what occurs more than once; clean_counts sums such genes and refuses such barcodes
     table.obs_names, table.var_names = names.obs_names, names.var_names

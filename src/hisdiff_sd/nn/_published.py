@@ -5,13 +5,14 @@ from __future__ import annotations
 import pickle
 import re
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from hisdiff_sd._errors import HisDiffError, MissingFileError
+from hisdiff_sd._errors import HisDiffError, MissingFileError, reason
 from hisdiff_sd.nn._network import HisDiffNetwork
 
 if TYPE_CHECKING:
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
 _GENE_TABLE = "inputEmbedder.ebd_layer_1"
 _IMAGE_LAYER = "img_ebd.0.weight"
+# bytes of parameters per byte of the file; above 1 if parameters share their numbers
+_MOST_CLAIMED = 4
 
 
 def load_published_state(checkpoint_path: str | PathLike[str], n_genes: int, num_heads: int = 12) -> HisDiffNetwork:
@@ -67,11 +70,19 @@ def load_published_state(checkpoint_path: str | PathLike[str], n_genes: int, num
             f"'{path}' has width {width}, which num_heads {num_heads} does not divide; "
             "give the number of heads it was trained with"
         )
-    network = HisDiffNetwork(
-        n_genes, state[_IMAGE_LAYER].shape[0], width=width, depth=max(len(blocks), 1), num_heads=num_heads
-    )
-    _check_parameters(state, network.state_dict(), path)
-    network.load_state_dict(state)
+    sizes = {"width": width, "depth": max(len(blocks), 1), "num_heads": num_heads}
+    make = partial(HisDiffNetwork, n_genes, state[_IMAGE_LAYER].shape[0], **sizes)
+    try:
+        with torch.device("meta"):  # sizes that are wrong take no memory
+            expected = make().state_dict()
+    except HisDiffError as error:
+        raise HisDiffError(f"'{path}' cannot be used: {error}") from error
+    _check_parameters(state, expected, path)
+    network = make()
+    try:
+        network.load_state_dict(state)
+    except Exception as error:  # tensors of odd kinds: sparse, quantised
+        raise HisDiffError(f"the parameters of '{path}' cannot be used ({reason(error)})") from error
     return network.eval()
 
 
@@ -106,6 +117,11 @@ def _model_state(content: Any, path: Path) -> dict[str, Tensor]:
     model = content["model"]
     if not isinstance(model, Mapping) or not all(isinstance(value, Tensor) for value in model.values()):
         raise HisDiffError(f"'model' in '{path}' is not a state dict (parameter names to tensors)")
+    claimed = sum(value.numel() * value.element_size() for value in model.values())
+    if claimed > _MOST_CLAIMED * path.stat().st_size:
+        raise HisDiffError(
+            f"'{path}' has {path.stat().st_size:,} bytes and claims {claimed:,} bytes of parameters; refused"
+        )
     return {str(name).removeprefix("module."): value for name, value in model.items()}
 
 

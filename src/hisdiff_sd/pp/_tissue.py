@@ -84,7 +84,7 @@ def tissue(
     """
     from spatialdata.transformations import get_transformation
 
-    mpp, (height, width) = _pixel_size(sdata), slide_attrs(sdata)["true_size"]
+    mpp, (height, width) = float(slide_attrs(sdata)["mpp"]), slide_attrs(sdata)["true_size"]
     check_one_of(image_key, sdata.images, "image")
     for name, value in (("min_area_um2", min_area_um2), ("min_hole_um2", min_hole_um2)):
         if not (np.isfinite(value) and value >= 0):
@@ -100,18 +100,6 @@ def tissue(
     record = provenance(kind="tissue", min_area_um2=min_area_um2, min_hole_um2=min_hole_um2, **made)
     frame.attrs[keys.ATTRS] = {**record, "version": __version__}
     write_shapes(sdata, key_added, frame, overwrite=overwrite)
-
-
-def _pixel_size(sdata: SpatialData) -> float:
-    """Micrometres per level-0 px, or an error."""
-    attrs = slide_attrs(sdata)
-    mpp = attrs.get("mpp")
-    if not (isinstance(mpp, int | float) and np.isfinite(mpp) and mpp > 0):
-        raise HisDiffError(
-            f"slide {attrs.get('slide')!r} has no pixel size (mpp={mpp!r}), so sizes on it are not known; "
-            "read it again with mpp="
-        )
-    return float(mpp)
 
 
 def _find(sdata: SpatialData, image_key: str, mpp: float, min_area_um2: float, min_hole_um2: float) -> list[Polygon]:
