@@ -101,6 +101,15 @@ def test_smooth_expression_that_has_nothing_to_do_with_the_image_is_not_misplace
         assert section.check(counts=csr_matrix(rng.poisson(20 * rate)))["verdict"] != "elsewhere"
 
 
+def test_noise_of_few_spots_is_no_fit():
+    for seed in range(4):
+        rng = np.random.default_rng(seed)
+        image = rng.integers(0, 255, (520, 400, 3), dtype=np.uint8)
+        xy = np.column_stack([60 + 50.0 * (np.arange(40) % 5), 70 + 43.3 * (np.arange(40) // 5)])
+        found = alignment(image, 2.0, xy, csr_matrix(rng.poisson(4.0, (40, 3))), 55.0, PITCH)
+        assert found["verdict"] == "undecided"
+
+
 def test_spots_beside_the_tissue_are_counted(section):
     found = section.check(section.xy + np.array([0, 300]))
     assert 0.3 < found["on_glass"] < 0.7

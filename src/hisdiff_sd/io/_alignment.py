@@ -34,7 +34,8 @@ _FARTHEST, _AROUND = 8, 2  # pitches by which spots are moved as they are, and m
 _REFINED = 12  # of the best placements, for which half pitches are tried too
 _NEAR, _APART = 1.0, 2.5  # pitches: one place, and surely another
 _LEAD = 0.3  # of the height of the best fit above the usual one, by which it is ahead of all others
-_LEAST_RISE = 0.25  # sum of seven R2; shuffled spots reach 0.13
+# sum of seven R2: at least, and for one spot; by chance the best of 700 rises by about 30 over the number of spots
+_LEAST_RISE, _RISE_OF_ONE = 0.25, 45.0
 _HIGH = 3.0  # standard deviations of the fits, by which the best is above the usual one
 _MORE_GLASS, _MUCH_GLASS = 0.02, 0.1  # share of the spots
 
@@ -242,4 +243,5 @@ def _is_ahead(best: int, places: _Placements, fits: Array, glass: Array, pitch: 
     rivals &= _distance(places, best) > _NEAR * pitch
     rise = float(fits[best] - np.median(fits))
     spread = float(np.subtract(*np.quantile(fits, [0.84, 0.16]))) / 2
-    return rise >= max(_LEAST_RISE, _HIGH * spread) and bool(fits[best] - fits[rivals].max(initial=0.0) >= _LEAD * rise)
+    least = max(_LEAST_RISE, _RISE_OF_ONE / places.xy.shape[1], _HIGH * spread)
+    return rise >= least and bool(fits[best] - fits[rivals].max(initial=0.0) >= _LEAD * rise)
