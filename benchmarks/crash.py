@@ -287,6 +287,8 @@ def killed(kind: str, folder: Path, kills: int, seed: int) -> dict[str, int]:
         figures["unfinished"] += unfinished
         if lost or unfinished:
             print(case.work.__name__, {**seen, "before": case.before, "after": case.after}, file=sys.stderr)
+        if number % 10 == 9:
+            print(f"{kind} so far: {figures}", file=sys.stderr, flush=True)
     return figures
 
 

@@ -136,7 +136,10 @@ def partial_name(folder: Path) -> str:
 
 
 def _remove(folder: Path) -> None:
-    """Remove a folder, in which threads of a writer that failed may still be at work for a moment."""
+    """Remove a folder, in which threads of a writer that failed may still be at work for a moment.
+
+    What they make anew after that is removed as what a killed process leaves is.
+    """
     for _ in range(_REMOVALS):
         shutil.rmtree(folder, ignore_errors=True)
         if not folder.exists():
