@@ -31,13 +31,13 @@ extensions = [
 templates_path = ["_templates"]
 exclude_patterns = ["_build"]
 nitpicky = True
-# Type aliases and the class of an encoder of one's own, in private modules: what they are is said where they are used.
-nitpick_ignore_regex = [("py:class", r"(.*\.)?(Batch|CallableEncoder|Manifest|Pixels|Target)")]
+# Type aliases of private modules: what they stand for is said where they are used.
+nitpick_ignore_regex = [("py:class", r"(.*\.)?(Batch|Manifest|Pixels|Target)")]
 default_role = "literal"  # single backticks in docstrings; `code_links` makes links of those that name public things
 
 autosummary_generate = True
 autodoc_typehints = "description"
-autodoc_typehints_description_target = "documented_params"
+autodoc_typehints_description_target = "documented"
 autodoc_member_order = "bysource"
 napoleon_google_docstring = False
 napoleon_use_rtype = False

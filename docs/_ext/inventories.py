@@ -19,7 +19,6 @@ SITES = {
     "matplotlib": "https://matplotlib.org/stable",
     "numpy": "https://numpy.org/doc/stable",
     "pandas": "https://pandas.pydata.org/docs",
-    "scipy": "https://docs.scipy.org/doc/scipy",
     "spatialdata": "https://spatialdata.scverse.org/en/stable",
     "torch": "https://docs.pytorch.org/docs/stable",
 }

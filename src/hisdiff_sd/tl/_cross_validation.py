@@ -120,7 +120,7 @@ class CrossValidation:
 
     @property
     def panel(self) -> str:
-        """``"given"``, or ``"per fold"``: genes differ from fold to fold, and pooled figures are means over slides."""
+        """``"given"``, or ``"per fold"``, where genes differ from fold to fold and pooled figures are means over slides."""
         return str(self.design["panel"])
 
     def predictions(self, row: str | None = None) -> Iterator[StoredPrediction]:
