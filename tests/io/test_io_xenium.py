@@ -20,7 +20,7 @@ def read(run, path=None, **options):
 
 
 def test_transcripts_are_counted_in_squares_of_the_image(xenium_run):
-    slide = read(xenium_run)
+    slide = read(xenium_run, control_probes=True)
     at, cells = xenium_run.to_image(xenium_run.at) // 200, xenium_run.to_image(xenium_run.cells) // 200
     good = xenium_run.quality >= 20
     names = [*xenium_run.genes, xenium_run.control]
@@ -41,6 +41,10 @@ def test_transcripts_are_counted_in_squares_of_the_image(xenium_run):
     assert qc["transcripts_low_quality"] == (~good).sum()
     outside = (at < 0).any(1) | (at[:, 0] > 2) | (at[:, 1] > 1)
     assert qc["transcripts_outside"] == (good & outside).sum() > 0
+
+
+def test_control_probes_are_dropped_unless_asked_for(xenium_run):
+    assert list(read(xenium_run)["table"].var_names) == xenium_run.genes
 
 
 def test_cells_and_transcripts_lie_on_the_image(xenium_run):

@@ -9,6 +9,7 @@ import pandas as pd
 
 from hisdiff_sd import _keys as keys
 from hisdiff_sd._errors import HisDiffError, check_one_of
+from hisdiff_sd.io._genes import GeneNames
 from hisdiff_sd.io._image import pyramid
 from hisdiff_sd.io._others import Picture, in_pixels, micrometres, picture
 from hisdiff_sd.io._slide import FEWEST_FOR_PITCH, SlideParts, assemble, check_mpp, pitch_px, slide_record
@@ -31,6 +32,8 @@ def adopt(
     patient: str = "",
     species: str = "",
     organ: str = "",
+    genes: GeneNames = "symbols",
+    control_probes: bool = False,
 ) -> SpatialData:
     """Make a slide of this package of a SpatialData object that others made, lazily.
 
@@ -56,6 +59,8 @@ def adopt(
         Id of the slide; by default the name of the object's store, or that of the image.
     patient, species, organ
         What is known of the slide; kept in its attributes.
+    genes, control_probes
+        As in `hd.io.hest`.
 
     Returns
     -------
@@ -107,6 +112,8 @@ def adopt(
             spot_diameter_um=diameter,
             spot_pitch_um=pitch,
             about=about,
+            genes=genes,
+            control_probes=control_probes,
             image=found.image,
             small=found.small,
         )

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from hisdiff_sd._errors import HisDiffError, MissingFileError, reason
+from hisdiff_sd.io._genes import GeneNames
 from hisdiff_sd.io._hdf5 import check_hdf5
 from hisdiff_sd.io._json import read_json
 from hisdiff_sd.io._limits import check_rows
@@ -41,6 +42,8 @@ def visium_hd(
     patient: str = "",
     species: str = "",
     organ: str = "",
+    genes: GeneNames = "symbols",
+    control_probes: bool = False,
 ) -> SpatialData:
     """Read Space Ranger output of one Visium HD slide, lazily, with its bins pooled to pseudo-spots.
 
@@ -64,6 +67,8 @@ def visium_hd(
         Micrometres per level-0 pixel; by default ``microns_per_pixel`` of Space Ranger.
     patient, species, organ
         What is known of the slide; kept in its attributes.
+    genes, control_probes
+        As in `hd.io.hest`.
 
     Returns
     -------
@@ -99,6 +104,8 @@ def visium_hd(
             spot_diameter_um=pitch,
             spot_pitch_um=pitch,
             bins=True,
+            genes=genes,
+            control_probes=control_probes,
             about={"technology": "Visium HD", "patient": patient, "species": species, "organ": organ},
         )
     )

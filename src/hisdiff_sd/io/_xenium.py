@@ -10,6 +10,7 @@ import pandas as pd
 from hisdiff_sd import _keys as keys
 from hisdiff_sd._errors import HisDiffError, MissingFileError, reason
 from hisdiff_sd.io._counts import clean_counts
+from hisdiff_sd.io._genes import GeneNames
 from hisdiff_sd.io._hdf5 import check_hdf5
 from hisdiff_sd.io._image import open_image, true_size
 from hisdiff_sd.io._json import read_json
@@ -48,6 +49,8 @@ def xenium(
     patient: str = "",
     species: str = "",
     organ: str = "",
+    genes: GeneNames = "symbols",
+    control_probes: bool = False,
 ) -> SpatialData:
     """Read the output of a Xenium run with its H&E image, lazily, with transcripts pooled to pseudo-spots.
 
@@ -71,11 +74,13 @@ def xenium(
         Id of the slide; the folder's name by default.
     patient, species, organ
         What is known of the slide; kept in its attributes.
+    genes, control_probes
+        As in `hd.io.hest`.
 
     Returns
     -------
     SpatialData laid out as that of `hd.io.hest`: ``spots`` are circles of diameter `pitch_um` at the centres of the squares
-    (``x0012_y0034`` by column and row), ``table`` their counts, with control probes marked. Besides, ``cells`` (outlines in
+    (``x0012_y0034`` by column and row), ``table`` their counts. Besides, ``cells`` (outlines in
     level-0 px), ``cells_counts`` (counts of 10x Genomics per cell) and ``transcripts`` (points, lazily, in um with their
     transformations). The pixel size follows from the alignment.
 
@@ -106,11 +111,15 @@ def xenium(
             spot_diameter_um=pitch,
             spot_pitch_um=pitch,
             bins=True,
+            genes=genes,
+            control_probes=control_probes,
             about={"technology": "Xenium", "patient": patient, "species": species, "organ": organ},
         )
     )
     sdata.attrs[keys.ATTRS]["qc"] |= found
-    _add_cells(sdata, run, aligned, root)
+    matrix = str(root / "cell_feature_matrix.h5")
+    of_cells, _ = clean_counts(run.tables["table"], matrix, genes=genes, control_probes=control_probes)
+    _add_cells(sdata, run, aligned, of_cells)
     return sdata
 
 
@@ -225,7 +234,7 @@ def _pooled(run: SpatialData, aligned: Alignment, grid: Grid, root: Path) -> tup
     return table, found
 
 
-def _add_cells(sdata: SpatialData, run: SpatialData, aligned: Alignment, root: Path) -> None:
+def _add_cells(sdata: SpatialData, run: SpatialData, aligned: Alignment, table: AnnData) -> None:
     """Outlines of the cells, their counts and the transcripts, on the H&E image."""
     from geopandas import GeoDataFrame
     from spatialdata.models import ShapesModel
@@ -235,7 +244,6 @@ def _add_cells(sdata: SpatialData, run: SpatialData, aligned: Alignment, root: P
     frame = GeoDataFrame(geometry=outlines.to_numpy(), index=pd.Index(outlines.index.astype(str), name=None))
     transformations = get_transformation(sdata.shapes[keys.SPOTS], get_all=True)
     sdata.shapes[CELLS] = ShapesModel.parse(frame, transformations=transformations)
-    table, _ = clean_counts(run.tables["table"], str(root / "cell_feature_matrix.h5"))
     table.obs = table.obs.drop(columns=["cell_id", "region"], errors="ignore")
     xy = aligned.to_image(run.tables["table"].obsm["spatial"])
     dress_table(table, CELLS, xy, sdata.tables[keys.TABLE].uns["spatial"])
