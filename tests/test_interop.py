@@ -96,9 +96,9 @@ READ = """
 import sys, json, numpy as np, spatialdata, hisdiff_sd as hd
 store, model, out = sys.argv[1:]
 sdata = hd.io.open(store)
-digests = {n: [list(t.shape), float(np.abs(np.asarray(t.X.toarray() if hasattr(t.X, "toarray") else t.X, float)).sum())]
+digests = {n: [list(t.shape), round(float(np.abs(np.asarray(t.X.toarray() if hasattr(t.X, "toarray") else t.X, float)).sum()), 3)]
            for n, t in sdata.tables.items()}
-digests |= {n: float(s.geometry.x.sum()) for n, s in sdata.shapes.items() if "radius" in s}
+digests |= {n: round(float(s.geometry.x.sum()), 3) for n, s in sdata.shapes.items() if "radius" in s}
 digests["he"] = int(sdata["he"]["scale0"]["image"].to_numpy().sum())
 digests["layers"] = sorted(k for k in sdata["hisdiff"].layers.keys() if k)
 digests["attrs"] = sdata.attrs["hisdiff_sd"]["slide"]
@@ -144,7 +144,7 @@ def test_a_store_of_one_line_of_spatialdata_is_read_by_the_other(tmp_path, back)
     run(writer, READ, tmp_path / "S2.zarr", tmp_path / "model", tmp_path / "writer.json")
     run(reader, READ, tmp_path / "copy.zarr", tmp_path / "model", tmp_path / "reader.json")
     at_home, away = (json.loads((tmp_path / f"{who}.json").read_text()) for who in ("writer", "reader"))
-    assert away["read"] == pytest.approx(at_home["read"])
+    assert away["read"] == at_home["read"]
     assert away["spatialdata"] != at_home["spatialdata"]
     # what the reader wrote is read by the writer
     run(

@@ -159,7 +159,8 @@ def _annotated(sdata: SpatialData, key: str, layer: str | None) -> tuple[AnnData
             f"{', '.join(map(repr, sdata.shapes)) or 'none'}; make circles of labels with spatialdata.to_circles"
         )
     if layer is not None:
-        check_one_of(layer, table.layers, f"layer of table {key!r}")
+        # anndata 0.13 lists X among the layers, as None
+        check_one_of(layer, [name for name in table.layers if name], f"layer of table {key!r}")
     kept = table.obs.drop(columns=[attrs["region_key"], attrs["instance_key"]])
     counts = AnnData(table.X if layer is None else table.layers[layer], obs=kept, var=table.var)
     return counts, regions[0], pd.Index(table.obs[attrs["instance_key"]])
