@@ -5,7 +5,6 @@ from __future__ import annotations
 import doctest
 import importlib
 import inspect
-import json
 import pkgutil
 import tempfile
 from collections.abc import Iterator
@@ -13,12 +12,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import anndata as ad
-import h5py
 import numpy as np
-import pandas as pd
 import pytest
-from scipy import sparse
+from vendor import SpaceRanger, VisiumHD, Xenium
 
 import hisdiff_sd as hd
 from hisdiff_sd._settings import Settings
@@ -56,33 +52,11 @@ def is_public(name: str) -> bool:
 
 @pytest.fixture(scope="session")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The working directory of the examples, with what Space Ranger leaves (`outs`) and its image (`he.tif`)."""
+    """The working directory of the examples, with output of instruments: folders `P7`, `H1`, `X1` and two images."""
     folder = tmp_path_factory.mktemp("examples")
-    root = hd.datasets.synthetic(
-        folder / "hest", slides=("P7",), technology="Visium", size_um=(900, 800), mpp=1.0, n_genes=20
-    )
-    (root / "wsis" / "P7.tif").rename(folder / "he.tif")
-    write_space_ranger(folder / "outs", ad.read_h5ad(root / "st" / "P7.h5ad"))
+    for kind in (SpaceRanger, VisiumHD, Xenium):
+        kind(folder)
     return folder
-
-
-def write_space_ranger(outs: Path, table: ad.AnnData) -> None:
-    """Counts and positions in the files of Space Ranger."""
-    (outs / "spatial").mkdir(parents=True)
-    counts = sparse.csr_matrix(table.X)  # spots x genes by row is genes x spots by column
-    with h5py.File(outs / "filtered_feature_bc_matrix.h5", "w") as file:
-        matrix = file.create_group("matrix")
-        matrix["barcodes"] = np.array(table.obs_names, "S")
-        matrix["data"], matrix["indices"], matrix["indptr"] = counts.data.astype(int), counts.indices, counts.indptr
-        matrix["shape"] = np.array(counts.shape[::-1])
-        matrix["features/id"] = matrix["features/name"] = np.array(table.var_names, "S")
-        matrix["features/feature_type"] = np.array(["Gene Expression"] * table.n_vars, "S")
-        matrix["features/genome"] = np.array(["GRCh38"] * table.n_vars, "S")
-    order = ["in_tissue", "array_row", "array_col", "pxl_row_in_fullres", "pxl_col_in_fullres"]
-    positions: pd.DataFrame = table.obs[order].rename_axis("barcode")
-    positions.to_csv(outs / "spatial" / "tissue_positions.csv")
-    factors = {"spot_diameter_fullres": 55.0, "tissue_hires_scalef": 0.5, "tissue_lowres_scalef": 0.1}
-    (outs / "spatial" / "scalefactors_json.json").write_text(json.dumps(factors))
 
 
 @pytest.mark.parametrize("name", PUBLIC)

@@ -12,6 +12,7 @@ import pandas as pd
 
 from hisdiff_sd._errors import HisDiffError, MissingFileError, check_one_of
 from hisdiff_sd.io._hest_files import part
+from hisdiff_sd.io._limits import MOST_BYTES_AT_ONCE
 from hisdiff_sd.io._outlines import only_polygons
 
 if TYPE_CHECKING:
@@ -148,6 +149,8 @@ def _read_zip(path: Path) -> GeoDataFrame:
 
     with zipfile.ZipFile(path) as archive:
         (name,) = (n for n in archive.namelist() if n.endswith(".geojson") and not n.startswith("__MACOSX"))
+        if (size := archive.getinfo(name).file_size) > MOST_BYTES_AT_ONCE:
+            raise HisDiffError(f"{name} in it claims {size:,} bytes, at most {MOST_BYTES_AT_ONCE:,} are read")
         content = json.loads(archive.read(name))
     features = content if isinstance(content, list) else content["features"]
     cells, classes = [], []

@@ -69,7 +69,7 @@ def visium(
     With the ``outs`` folder of Space Ranger and the image that it was run with in the working directory:
 
     >>> import hisdiff_sd as hd
-    >>> sdata = hd.io.visium("outs", "he.tif", slide="P7", patient="7")
+    >>> sdata = hd.io.visium("P7/outs", "section.tif", patient="7")
     >>> sdata["table"].obs_names.equals(sdata["spots"].index)
     True
     """

@@ -82,6 +82,13 @@ def visium_hd(
         If the folder, bins of that size, the counts or the image are not there.
     HisDiffError
         If `pitch_um` is no multiple of the bins, and as `hd.io.hest`.
+
+    Examples
+    --------
+    >>> import hisdiff_sd as hd
+    >>> sdata = hd.io.visium_hd("H1/outs", "section.btf", pitch_um=64)
+    >>> int(sdata["table"].obs["n_bins"].max())  # 4 x 4 bins of 16 um
+    16
     """
     root, image_path, pitch = Path(path).resolve(), Path(image), check_pitch(pitch_um)
     if not image_path.is_file():

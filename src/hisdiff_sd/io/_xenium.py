@@ -90,6 +90,13 @@ def xenium(
         If the folder, the image, the alignment or a file of the run is not there.
     HisDiffError
         If the alignment is sheared or puts the cells outside the image, and as `hd.io.hest`.
+
+    Examples
+    --------
+    >>> import hisdiff_sd as hd
+    >>> sdata = hd.io.xenium("X1/outs")
+    >>> sorted(sdata.tables), sorted(sdata.shapes)
+    (['cells_counts', 'table'], ['cells', 'spots'])
     """
     root, pitch = Path(path).resolve(), check_pitch(pitch_um)
     image_path = _check_files(root, he_image)
