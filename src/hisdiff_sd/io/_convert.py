@@ -66,9 +66,9 @@ def convert(
 
     Returns
     -------
-    A row per slide, in the order of `samples` or `src`, with the columns of `hd.map_stores`. ``status`` is ``"skipped"`` for a store
-    that is finished: made from the same files and the same description. One that was made from others is ``"failed"``,
-    and left as it is.
+    A row per slide, in the order of `samples` or `src`, with the columns of `hd.map_stores`. ``status`` is ``"skipped"``
+    for a store that is finished: made from the same files and the same description. One that was made from others is
+    ``"failed"``, and left as it is.
 
     Raises
     ------
