@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -74,8 +74,13 @@ def workers(n: int) -> Iterator[Client | None]:
     from distributed import Client, LocalCluster
 
     threads = max(1, (os.cpu_count() or 1) // n)
-    with LocalCluster(n_workers=n, threads_per_worker=threads, dashboard_address=None) as cluster, Client(cluster) as c:
-        yield c
+    cluster = LocalCluster(n_workers=n, threads_per_worker=threads, dashboard_address=None)
+    try:
+        with Client(cluster) as client:
+            yield client
+    finally:
+        with suppress(TimeoutError):  # workers of a busy machine end late; what they have done is done
+            cluster.close()
 
 
 def _there(path: Path) -> str:
