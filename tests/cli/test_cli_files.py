@@ -6,17 +6,11 @@ import json
 import re
 import shutil
 
-import pytest
 import spatialdata
 
 import hisdiff_sd as hd
 
 
-def needs(name: str) -> pytest.MarkDecorator:
-    return pytest.mark.skipif(not hasattr(hd.io, name), reason=f"hd.io.{name} is not there yet")
-
-
-@needs("convert")
 def test_slides_are_converted_once(run, hest_root, tmp_path):
     words = ["convert", hest_root, tmp_path / "stores", "--samples", "S1,S3"]
     plan = json.loads(run(*words, "--dry-run", "--json")[1])["stores"]
@@ -37,7 +31,6 @@ def test_a_plan_names_slides_that_are_not_there(run, hest_root, tmp_path):
     assert run("convert", tmp_path / "none", tmp_path / "stores", "--dry-run")[0] == 1
 
 
-@needs("hest_samples")
 def test_samples_are_listed(run, hest_root):
     code, text, _ = run("samples", hest_root, "--patient", "A", "--json")
     assert code == 0
@@ -45,13 +38,11 @@ def test_samples_are_listed(run, hest_root):
     assert run("samples", hest_root, "--organ", "Breest")[0] == 1
 
 
-@needs("check")
 def test_whole_stores_are_found_whole(run, own_stores):
     code, text, _ = run("check", own_stores, "--json")
     assert (code, json.loads(text)) == (0, {"command": "check", "stores": 3, "findings": []})
 
 
-@needs("check")
 def test_a_store_with_an_error_ends_with_3_until_it_is_mended(run, own_stores):
     shutil.rmtree(own_stores / "S1.zarr" / "shapes" / "spots")
     code, text, error = run("check", own_stores, "--json")
@@ -62,7 +53,6 @@ def test_a_store_with_an_error_ends_with_3_until_it_is_mended(run, own_stores):
     assert "1 of 3 stores have errors" in error
 
 
-@needs("download")
 def test_options_reach_the_download(run, monkeypatch, tmp_path):
     import pandas as pd
 
@@ -80,7 +70,6 @@ def test_options_reach_the_download(run, monkeypatch, tmp_path):
     assert json.loads(text)["files"][0]["status"] == "wanted"
 
 
-@needs("qc_table")
 def test_the_quality_of_slides_is_said(run, own_stores):
     code, text, _ = run("qc", own_stores, "--json")
     assert code == 0

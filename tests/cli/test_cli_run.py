@@ -181,7 +181,6 @@ def test_what_is_there_and_not_of_the_experiment_is_kept(run, file, tmp_path):
     assert (tmp_path / "results" / "genes.txt").read_text() == "MINE\n"
 
 
-@pytest.mark.skipif(not hasattr(hd.io, "convert"), reason="hd.io.convert is not there yet")
 def test_slides_of_a_hest_folder_are_converted(run, file, hest_root, tmp_path):
     file.write_text(EXPERIMENT.replace('stores = ["stores"]', f'source = "{hest_root}"'))
     assert statuses(run("run", file, "--dry-run", "--json")[1])[0] == "to do"

@@ -42,7 +42,7 @@ def download(
     """
     from hisdiff_sd import io
 
-    files = io.download(what[0] if len(what) == 1 else what, out, token=token, dry_run=dry_run)  # type: ignore[attr-defined]
+    files = io.download(what[0] if len(what) == 1 else what, out, token=token, dry_run=dry_run)
     emit({"command": "download", "dry_run": dry_run, "files": records(files)}, plain(files), json)
 
 
@@ -66,7 +66,7 @@ def samples(
 
     kept = {"organ": organ, "technology": technology, "species": species, "patient": patient}
     asked = {name: options.listed(value) for name, value in kept.items() if value is not None}
-    found = io.hest_samples(folder, max_mpp=max_mpp, complete=complete, **asked)  # type: ignore[attr-defined]
+    found = io.hest_samples(folder, max_mpp=max_mpp, complete=complete, **asked)
     table = found.rename_axis("id").reset_index()
     shown = table[[c for c in _SAMPLE_COLUMNS if c in table]]
     emit({"command": "samples", "samples": records(table)}, plain(shown), json)
@@ -102,7 +102,7 @@ def convert(
         emit({"command": "convert", "dry_run": True, "stores": records(plan)}, plain(plan), json)
         return
     with workers(workers_) as client:
-        table = io.convert(  # type: ignore[attr-defined]
+        table = io.convert(
             source, out, samples=names, client=client, compression=compression, link=link, overwrite=overwrite
         )
     emit_stores("convert", table, json)
@@ -128,7 +128,7 @@ def check(
 
     tables = []
     for store in stores_of(stores, damaged=True):
-        found = io.check(store, repair=repair, deep=deep)  # type: ignore[attr-defined]
+        found = io.check(store, repair=repair, deep=deep)
         found.insert(0, "store", store)
         tables.append(found)
     table = pd.concat(tables, ignore_index=True)
@@ -152,9 +152,9 @@ def qc(stores: options.Stores, json: options.Json = False) -> None:
     from hisdiff_sd import io
 
     paths = stores_of(stores)
-    table = io.qc_table(paths)  # type: ignore[attr-defined]
+    table = io.qc_table(paths)
     shown = plain(table[["slide", "level", "errors", "warnings", "notes"]])
-    text = str(io.qc(paths[0])) if len(paths) == 1 else shown  # type: ignore[attr-defined]
+    text = str(io.qc(paths[0])) if len(paths) == 1 else shown
     emit({"command": "qc", "slides": records(table)}, text, json)
     if (table["level"] == "error").any():
         raise typer.Exit(Code.SOME_FAILED)

@@ -10,7 +10,6 @@ import pandas as pd
 from hisdiff_sd import _keys as keys
 from hisdiff_sd._cli._stores import elements_of, is_store, slide_of
 from hisdiff_sd._cohort import image_pixels
-from hisdiff_sd._errors import MissingFileError, check_one_of
 
 
 def planned_tables(stores: Sequence[str], table: str, companions: Path | None = None) -> pd.DataFrame:
@@ -41,17 +40,6 @@ def planned_conversions(source: Path, out: Path, samples: Sequence[str] | None) 
 
 def slides_of(source: Path, samples: Sequence[str] | None) -> list[str]:
     """Ids of the slides of a HEST folder or a sample sheet, all or those that are asked for."""
-    try:
-        from hisdiff_sd.io._samples import samples_of  # type: ignore[import-not-found]
-    except ImportError:  # goes when hd.io.convert comes, with what is below
-        return _slides_of(source, samples)
+    from hisdiff_sd.io._samples import samples_of
+
     return [sample.id for sample in samples_of(source, samples)]
-
-
-def _slides_of(source: Path, samples: Sequence[str] | None) -> list[str]:
-    from hisdiff_sd.io._metadata import sample_ids
-
-    if not source.is_dir():
-        raise MissingFileError(f"no folder {source}; a HEST root has the folders wsis/, st/ and metadata/")
-    found = sample_ids(source)
-    return found if samples is None else [check_one_of(name, found, f"slide in {source}") for name in samples]

@@ -140,7 +140,7 @@ class Run:
 
         with workers(e.workers) as client:
             how = asdict(e.convert)
-            table = io.convert(e.data.source, self.out / "stores", samples=list(self.stores), client=client, **how)  # type: ignore[attr-defined]
+            table = io.convert(e.data.source, self.out / "stores", samples=list(self.stores), client=client, **how)
         return _of_stores(table)
 
     def _embed(self) -> tuple[str, str]:

@@ -2,14 +2,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pandas as pd
 
 from hisdiff_sd import _keys as keys
 from hisdiff_sd._errors import HisDiffError, check_one_of
-from hisdiff_sd.io._genes import GeneNames
 from hisdiff_sd.io._image import pyramid
 from hisdiff_sd.io._others import Picture, in_pixels, micrometres, picture
 from hisdiff_sd.io._slide import FEWEST_FOR_PITCH, SlideParts, assemble, check_mpp, pitch_px, slide_record
@@ -32,7 +31,7 @@ def adopt(
     patient: str = "",
     species: str = "",
     organ: str = "",
-    genes: GeneNames = "symbols",
+    genes: Literal["symbols", "ids", "file"] = "symbols",
     control_probes: bool = False,
 ) -> SpatialData:
     """Make a slide of this package of a SpatialData object that others made, lazily.

@@ -10,7 +10,6 @@ import pandas as pd
 from hisdiff_sd import _keys as keys
 from hisdiff_sd._errors import HisDiffError, HisDiffWarning, reason
 from hisdiff_sd.io import _hest_facts as facts
-from hisdiff_sd.io._genes import GeneNames
 from hisdiff_sd.io._hdf5 import check_hdf5
 from hisdiff_sd.io._hest_cells import find_cells, read_cells, transcript_points
 from hisdiff_sd.io._hest_files import find_slide, needed, part
@@ -32,7 +31,7 @@ def hest(
     sample_id: str | None = None,
     *,
     mpp: float | None = None,
-    genes: GeneNames = "symbols",
+    genes: Literal["symbols", "ids", "file"] = "symbols",
     control_probes: bool = False,
     tissue: bool = True,
     cells: bool | Literal["cellvit", "xenium"] = False,

@@ -36,21 +36,21 @@ def qc_table(slides: Iterable[SpatialData | str | Path]) -> pd.DataFrame:
     -------
     A row per slide, in their order:
 
-    ================== ==================================================================================================
-    slide              its id, empty if the store could not be read
-    level              the worst finding: ``"ok"``, ``"note"``, ``"warning"`` or ``"error"``
-    technology, patient  as the source says
-    spots, genes       their number
-    mpp, mpp_source    pixel size in um, and where it comes from
+    ================================  =====================================================================
+    slide                             its id, empty if the store could not be read
+    level                             the worst finding: ``"ok"``, ``"note"``, ``"warning"`` or ``"error"``
+    technology, patient               as the source says
+    spots, genes                      their number
+    mpp, mpp_source                   pixel size in um, and where it comes from
     spot_pitch_um, measured_pitch_um  distance of the spots in um, as declared and as measured
-    median_total       of the counts per spot, without spots that have none
-    empty_spots, poor_spots  spots without a count, and with less than a tenth of the median
-    on_glass           share of the spots with counts that lie beside the tissue
-    alignment          ``"fits"``, ``"elsewhere"``, ``"undecided"``, or empty
-    same_as            other slides here that have the same counts or the same image
-    errors, warnings, notes  findings (see `hd.io.qc`), separated by ``|``
-    store              the path
-    ================== ==================================================================================================
+    median_total                      of the counts per spot, without spots that have none
+    empty_spots, poor_spots           spots without a count, and with less than a tenth of the median
+    on_glass                          share of the spots with counts that lie beside the tissue
+    alignment                         ``"fits"``, ``"elsewhere"``, ``"undecided"``, or empty
+    same_as                           other slides here that have the same counts or the same image
+    errors, warnings, notes           findings (see `hd.io.qc`), separated by ``|``
+    store                             the path
+    ================================  =====================================================================
 
     Raises
     ------

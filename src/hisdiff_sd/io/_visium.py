@@ -2,13 +2,12 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import pandas as pd
 
 from hisdiff_sd._errors import HisDiffError, MissingFileError, reason
-from hisdiff_sd.io._genes import GeneNames
 from hisdiff_sd.io._hdf5 import check_hdf5
 from hisdiff_sd.io._qc_findings import SPOT_GRID
 from hisdiff_sd.io._slide import FEWEST_FOR_PITCH, SlideParts, assemble, check_mpp, check_positions, pitch_px
@@ -31,7 +30,7 @@ def visium(
     patient: str = "",
     species: str = "",
     organ: str = "",
-    genes: GeneNames = "symbols",
+    genes: Literal["symbols", "ids", "file"] = "symbols",
     control_probes: bool = False,
 ) -> SpatialData:
     """Read Space Ranger output of one Visium slide, lazily.

@@ -3,13 +3,12 @@ from __future__ import annotations
 import re
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import pandas as pd
 
 from hisdiff_sd._errors import HisDiffError, MissingFileError, reason
-from hisdiff_sd.io._genes import GeneNames
 from hisdiff_sd.io._hdf5 import check_hdf5
 from hisdiff_sd.io._json import read_json
 from hisdiff_sd.io._limits import check_rows
@@ -42,7 +41,7 @@ def visium_hd(
     patient: str = "",
     species: str = "",
     organ: str = "",
-    genes: GeneNames = "symbols",
+    genes: Literal["symbols", "ids", "file"] = "symbols",
     control_probes: bool = False,
 ) -> SpatialData:
     """Read Space Ranger output of one Visium HD slide, lazily, with its bins pooled to pseudo-spots.

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import pandas as pd
@@ -10,7 +10,6 @@ import pandas as pd
 from hisdiff_sd import _keys as keys
 from hisdiff_sd._errors import HisDiffError, MissingFileError, reason
 from hisdiff_sd.io._counts import clean_counts
-from hisdiff_sd.io._genes import GeneNames
 from hisdiff_sd.io._hdf5 import check_hdf5
 from hisdiff_sd.io._image import open_image, true_size
 from hisdiff_sd.io._json import read_json
@@ -49,7 +48,7 @@ def xenium(
     patient: str = "",
     species: str = "",
     organ: str = "",
-    genes: GeneNames = "symbols",
+    genes: Literal["symbols", "ids", "file"] = "symbols",
     control_probes: bool = False,
 ) -> SpatialData:
     """Read the output of a Xenium run with its H&E image, lazily, with transcripts pooled to pseudo-spots.
