@@ -308,3 +308,12 @@ def test_what_is_no_store_on_disk(tmp_path):
     (tmp_path / ".zgroup").write_text("{}")
     with pytest.raises(HisDiffError, match="zarr format 2"):
         check(tmp_path)
+
+
+@pytest.mark.parametrize("text", ['{"attributes": ', "[]", ""])
+def test_metadata_of_the_root_that_cannot_be_read(store, text):
+    (store / "zarr.json").write_text(text)
+    for options in ({}, {"repair": True}):
+        found = the_finding(check(store, **options))
+        assert (found["severity"], found["where"], found["repaired"]) == ("error", "zarr.json", False)
+        assert "convert the slide again" in found["way_out"]

@@ -13,6 +13,7 @@ from spatialdata.transformations import get_transformation
 
 import hisdiff_sd as hd
 from hisdiff_sd._errors import HisDiffError, MissingFileError
+from hisdiff_sd.io._image import levels_of
 
 
 @pytest.fixture(scope="module")
@@ -128,3 +129,12 @@ def test_pictures_that_cannot_be_read_in_parts_are_not_linked(tmp_path):
     (tmp_path / "sheet.csv").write_text("id,image,mpp\na,a.png,1\n")
     report = hd.io.convert(tmp_path / "sheet.csv", tmp_path / "stores", link=True)
     assert "a.png has to be decoded as a whole" in report["error"][0]
+
+
+def test_a_slide_too_small_for_a_pyramid_is_linked(tiny_root, tmp_path):
+    assert hd.io.convert(tiny_root, tmp_path, samples=["T1"], link=True).status.tolist() == ["done"]
+    sdata = hd.io.open(tmp_path / "T1.zarr")
+    truth = hd.io.hest(tiny_root, "T1")
+    np.testing.assert_array_equal(
+        np.asarray(levels_of(sdata["he"])[0].data), np.asarray(levels_of(truth["he"])[0].data)
+    )

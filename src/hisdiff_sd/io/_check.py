@@ -13,7 +13,7 @@ from hisdiff_sd._remote import is_url
 from hisdiff_sd.io._atomic import locked
 from hisdiff_sd.io._check_elements import chunks, pyramid, rows, schema
 from hisdiff_sd.io._check_files import Finding, leftovers, listing
-from hisdiff_sd.io._consolidated import METADATA
+from hisdiff_sd.io._consolidated import METADATA, unreadable
 
 if TYPE_CHECKING:
     from spatialdata import SpatialData
@@ -100,6 +100,11 @@ def _store_at(path: str | Path) -> Path:
 
 def _findings(store: Path, hollow: Path, *, deep: bool, repairing: bool) -> Iterator[Finding]:
     """Everything that is amiss; what is mended meanwhile is not found again by what follows."""
+    if (why := unreadable(store)) is not None:
+        problem = f"cannot be read ({why}): no reader opens the store, and what it says of its slide was in there"
+        rescue = "the tables can be read one by one with anndata.read_zarr"
+        yield Finding("error", METADATA, problem, f"convert the slide again; {rescue}")
+        return
     yield from list(leftovers(store, repairing=repairing))  # mending one of them removes others
     readable: dict[str, SpatialData] = {}
     yield from listing(store, hollow, readable)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from hisdiff_sd import _keys as keys
 from hisdiff_sd.io._check_files import Finding
 from hisdiff_sd.io._consolidated import METADATA
+from hisdiff_sd.io._image import levels_of
 from hisdiff_sd.io._store import schema_problem
 
 if TYPE_CHECKING:
@@ -57,14 +58,10 @@ def _astray(table: AnnData, about: dict[str, Any], region: str, shapes: SpatialD
 
 def pyramid(readable: dict[str, SpatialData]) -> Iterator[Finding]:
     """Levels of the slide that do not lie on each other, or are smaller than the slide."""
-    from spatialdata import get_pyramid_levels
-
     sdata = readable.get(f"images/{keys.HE}")
     if sdata is None or keys.ATTRS not in sdata.attrs:
         return
-    image = sdata.images[keys.HE]
-    levels = list(get_pyramid_levels(image)) if hasattr(image, "children") else [image]
-    shapes = [tuple(level.shape[-2:]) for level in levels]
+    shapes = [tuple(level.shape[-2:]) for level in levels_of(sdata.images[keys.HE])]
     for at, (height, width) in enumerate(shapes):
         if (height * 2**at, width * 2**at) != shapes[0]:
             problem = f"level {at} has {height} x {width} px, which is not 1/{2**at} of {shapes[0][0]} x {shapes[0][1]}"

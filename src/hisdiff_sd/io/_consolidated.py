@@ -12,6 +12,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from hisdiff_sd._errors import reason
+
 METADATA = "zarr.json"
 GROUP = {"attributes": {}, "zarr_format": 3, "node_type": "group"}
 _INLINE = {"kind": "inline", "must_understand": False}
@@ -22,6 +24,15 @@ Nodes = dict[str, dict[str, Any]]
 def listed(store: Path) -> Nodes | None:
     """Metadata of all groups and arrays that the root of a store names; None if they are not consolidated."""
     return _listed(_read(store))
+
+
+def unreadable(store: Path) -> str | None:
+    """Why the metadata of the root cannot be read, None if they can."""
+    try:
+        _listed(_read(store))
+    except (OSError, ValueError, TypeError, AttributeError) as error:  # no file, no JSON, no object
+        return reason(error)
+    return None
 
 
 def on_disk(folder: Path, key: str) -> Nodes:
@@ -75,7 +86,10 @@ def half_written(store: Path) -> list[Path]:
 
 
 def _read(folder: Path) -> dict[str, Any]:
-    return dict(json.loads((folder / METADATA).read_text()))
+    found = json.loads((folder / METADATA).read_text())
+    if not isinstance(found, dict) or "node_type" not in found:
+        raise ValueError(f"{folder / METADATA} holds no metadata of zarr")
+    return found
 
 
 def _node(metadata: dict[str, Any]) -> dict[str, Any]:

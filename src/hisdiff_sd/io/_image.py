@@ -18,7 +18,7 @@ from hisdiff_sd.io._tiff import by_region, level_of, needs_openslide, open_tiff
 
 if TYPE_CHECKING:
     import PIL.Image
-    from xarray import DataTree
+    from xarray import DataArray, DataTree
 
 CHUNK = 512
 THUMBNAIL_PX = 1000
@@ -81,6 +81,13 @@ def pyramid(image: da.Array, mpp: float) -> DataTree:
         chunks=(3, CHUNK, CHUNK),
         transformations={"global": Identity(), "microns": Scale([mpp, mpp], axes=("x", "y"))},
     )
+
+
+def levels_of(image: DataArray | DataTree) -> list[DataArray]:
+    """The levels (c, y, x) of an image, finest first; a small image has but one, and is no tree."""
+    from spatialdata import get_pyramid_levels
+
+    return list(get_pyramid_levels(image)) if hasattr(image, "children") else [image]
 
 
 def thumbnail(path: Path, image: da.Array) -> np.ndarray:

@@ -14,7 +14,7 @@ from hisdiff_sd import _keys as keys
 from hisdiff_sd._errors import HisDiffError, MissingFileError
 from hisdiff_sd.io import _fingerprint as fingerprint
 from hisdiff_sd.io._atomic import locked, scratch_folder
-from hisdiff_sd.io._image import CHUNK, file_kind, open_image, pyramid, true_size
+from hisdiff_sd.io._image import CHUNK, file_kind, levels_of, open_image, pyramid, true_size
 
 if TYPE_CHECKING:
     import dask.array as da
@@ -38,7 +38,7 @@ def link_to(image: Path, store: Path) -> dict[str, Any]:
 
 def linked(sdata: SpatialData, image: Path, store: Path) -> SpatialData:
     """The slide with the small levels of its image only, and a link to the file with the others."""
-    from spatialdata import SpatialData, get_pyramid_levels
+    from spatialdata import SpatialData
     from spatialdata.models import Image2DModel
     from spatialdata.transformations import Scale
 
@@ -46,7 +46,7 @@ def linked(sdata: SpatialData, image: Path, store: Path) -> SpatialData:
         raise HisDiffError(
             f"{image} has to be decoded as a whole, so a store cannot be linked to it; convert this slide without link=True"
         )
-    levels = list(get_pyramid_levels(sdata[keys.HE], attr="data"))
+    levels = [level.data for level in levels_of(sdata[keys.HE])]
     first = min(_FROM, len(levels) - 1)
     attrs = sdata.attrs[keys.ATTRS]
     side, mpp = float(2**first), float(attrs["mpp"])
@@ -75,7 +75,6 @@ def linked(sdata: SpatialData, image: Path, store: Path) -> SpatialData:
 def with_pixels(sdata: SpatialData, store: Path) -> SpatialData:
     """Give a slide whose store is linked to an image the lazy pixels of it; others stay as they are."""
     import dask.array as da
-    from spatialdata import get_pyramid_levels
 
     attrs = sdata.attrs.get(keys.ATTRS, {})
     if LINK not in attrs or keys.HE in sdata.images or keys.HE_SMALL not in sdata.images:
@@ -86,8 +85,7 @@ def with_pixels(sdata: SpatialData, store: Path) -> SpatialData:
         raise HisDiffError(f"{store} is linked to an image of another size; {_way_out(store)}")
     whole = pyramid(_lazy(file, size), float(attrs["mpp"]))
     nodes = [next(iter(node.values())) for node in whole.children.values()] if hasattr(whole, "children") else [whole]
-    held = sdata.images[keys.HE_SMALL]
-    small = list(get_pyramid_levels(held, attr="data")) if hasattr(held, "children") else [held.data]
+    small = [level.data for level in levels_of(sdata.images[keys.HE_SMALL])]
     nodes[0].data = _lazy(file, nodes[0].shape[1:])  # padded while it is read, so that tiles are cut from the file
     # what was averaged once is not averaged anew
     for node, data in zip(nodes[len(nodes) - len(small) :], small, strict=True):

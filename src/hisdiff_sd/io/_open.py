@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from hisdiff_sd import _keys as keys
 from hisdiff_sd._errors import HisDiffError
 from hisdiff_sd._remote import is_url, read_remote
+from hisdiff_sd.io._image import levels_of
 from hisdiff_sd.io._store import write
 
 if TYPE_CHECKING:
@@ -101,16 +102,13 @@ def fingerprint(sdata: SpatialData) -> dict[str, Any]:
     Tables, grids and what else is made of a slide are left out, so that those who own the store can go on working with
     it: of the slides of `hd.io` the image and the spots count, of others everything.
     """
-    from spatialdata import get_pyramid_levels
-
     about = sdata.attrs.get(keys.ATTRS, {})
     found = {key: about[key] for key in _IDENTITY if key in about}
     ours = keys.ATTRS in sdata.attrs
     for name, image in sdata.images.items():
         if ours and name != keys.HE:
             continue
-        level = next(iter(get_pyramid_levels(image))) if hasattr(image, "children") else image
-        found[f"image {name}"] = list(level.shape)
+        found[f"image {name}"] = list(levels_of(image)[0].shape)
     found |= {f"shapes {n}": _digest(frame) for n, frame in sdata.shapes.items() if not ours or n == keys.SPOTS}
     return dict(json.loads(json.dumps(found)))
 

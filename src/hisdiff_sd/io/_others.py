@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from hisdiff_sd._errors import HisDiffError, check_one_of, reason
-from hisdiff_sd.io._image import THUMBNAIL_PX, shrink, true_size
+from hisdiff_sd.io._image import THUMBNAIL_PX, levels_of, shrink, true_size
 from hisdiff_sd.io._tiff import without_alpha
 
 if TYPE_CHECKING:
@@ -43,10 +43,7 @@ class Picture:
 
 def picture(sdata: SpatialData, key: str) -> Picture:
     """Level 0 and a thumbnail of an image, from the smallest level that is large enough."""
-    from spatialdata import get_pyramid_levels
-
-    element = sdata.images[key]
-    arrays = list(get_pyramid_levels(element)) if hasattr(element, "children") else [element]
+    arrays = levels_of(sdata.images[key])
     if arrays[0].ndim != 3 or arrays[0].dtype != np.uint8 or arrays[0].sizes.get("c") not in (3, 4):
         raise HisDiffError(
             f"image {key!r} is no 8-bit RGB image (axes {dict(arrays[0].sizes)}, {arrays[0].dtype}); the H&E image is needed"

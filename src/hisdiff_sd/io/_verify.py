@@ -10,6 +10,7 @@ import numpy as np
 
 from hisdiff_sd import _keys as keys
 from hisdiff_sd._errors import HisDiffError
+from hisdiff_sd.io._image import levels_of
 
 if TYPE_CHECKING:
     from spatialdata import SpatialData
@@ -44,7 +45,7 @@ def verify(written: SpatialData, source: SpatialData) -> None:
 
 
 def _compare_pixels(name: str, written: Any, source: Any, slide: str) -> None:
-    ours, theirs = _levels(written), _levels(source)
+    ours, theirs = ([level.data for level in levels_of(image)] for image in (written, source))
     _same(f"sizes of image {name!r}", [level.shape for level in ours], [level.shape for level in theirs])
     random = np.random.default_rng(zlib.crc32(slide.encode()))
     for number, level in enumerate(ours):
@@ -67,12 +68,6 @@ def _corners(shape: tuple[int, ...], random: np.random.Generator) -> Iterator[tu
     chosen = {(0, 0), (0, cols - 1), (rows - 1, 0), (rows - 1, cols - 1)}
     chosen |= {(int(r), int(c)) for r, c in zip(*(random.integers(0, n, _BLOCKS) for n in (rows, cols)), strict=True)}
     yield from ((r * _BLOCK, c * _BLOCK) for r, c in sorted(chosen))
-
-
-def _levels(image: Any) -> list[Any]:
-    from spatialdata import get_pyramid_levels
-
-    return list(get_pyramid_levels(image, attr="data")) if hasattr(image, "children") else [image.data]
 
 
 def _same(what: str, found: Any, expected: Any) -> None:

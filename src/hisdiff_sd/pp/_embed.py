@@ -16,6 +16,7 @@ from hisdiff_sd._errors import HisDiffError, HisDiffWarning, check_one_of
 from hisdiff_sd._progress import Estimate, progress
 from hisdiff_sd._provenance import check_provenance, failed_tiles, provenance, set_provenance
 from hisdiff_sd._shapes import Shapes, slide_shapes
+from hisdiff_sd.io._image import levels_of
 from hisdiff_sd.io._slide import parse_table
 from hisdiff_sd.io._store import check_table_name, check_writable, slide_attrs, write_table
 from hisdiff_sd.pp._partial import Partial, partial_results
@@ -32,7 +33,6 @@ from hisdiff_sd.tiles import (
 )
 
 if TYPE_CHECKING:
-    import dask.array as da
     import torch
     from anndata import AnnData
     from spatialdata import SpatialData
@@ -163,7 +163,7 @@ def _plan(
 ) -> tuple[TileSource, TilePlan]:
     """The pyramid level that the tiles are cut from, and in which batches."""
     attrs = slide_attrs(sdata)
-    levels = _levels(sdata, image_key)
+    levels = [level.data for level in levels_of(sdata.images[image_key])]
     side = protocol.side_px(spots.diameter_px, attrs["mpp"])
     # as published, tiles are cut from level 0 whatever their size
     level = best_level(side, len(levels)) if protocol.tile_um is not None else 0
@@ -266,16 +266,6 @@ def _key(record: dict[str, Any], spots: Shapes, encoder: TileEncoder) -> str:
 def _batch_size(encoder: TileEncoder) -> int:
     device = getattr(encoder, "device", None)
     return _GPU_BATCH if device is not None and device.type == "cuda" else _CPU_BATCH
-
-
-def _levels(sdata: SpatialData, image_key: str) -> list[da.Array]:
-    """Arrays of the image's pyramid levels, finest first."""
-    from spatialdata import get_pyramid_levels
-
-    image = sdata.images[image_key]
-    if not hasattr(image, "children"):
-        return [image.data]
-    return [level.data for level in get_pyramid_levels(image)]
 
 
 def _table(values: np.ndarray, index: pd.Index, shapes_key: str) -> AnnData:

@@ -10,6 +10,7 @@ from hisdiff_sd._errors import HisDiffError, check_one_of
 from hisdiff_sd._provenance import provenance
 from hisdiff_sd._tissue_mask import outlines, tissue_mask
 from hisdiff_sd._version import __version__
+from hisdiff_sd.io._image import levels_of
 from hisdiff_sd.io._outlines import outline_shapes, read_outlines
 from hisdiff_sd.io._store import check_shapes_name, check_writable, slide_attrs, write_shapes
 from hisdiff_sd.tiles._source import channels_first
@@ -121,10 +122,7 @@ def _find(sdata: SpatialData, image_key: str, mpp: float, min_area_um2: float, m
 
 def _small_image(sdata: SpatialData, image_key: str, mpp: float) -> tuple[np.ndarray, float]:
     """The slide without its padding at about 4 to 8 um per pixel, uint8 (y, x, 3), and level-0 px per pixel."""
-    from spatialdata import get_pyramid_levels
-
-    image = sdata.images[image_key]
-    levels = [v.data for v in get_pyramid_levels(image)] if hasattr(image, "children") else [image.data]
+    levels = [level.data for level in levels_of(sdata.images[image_key])]
     if not channels_first(levels[0].shape, levels[0].dtype, f"image {image_key!r}"):
         raise HisDiffError(f"image {image_key!r} has axes (y, x, c); (c, y, x) is needed")
     scales = [levels[0].shape[1] / level.shape[1] for level in levels]
