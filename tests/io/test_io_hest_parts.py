@@ -66,7 +66,10 @@ def test_a_slide_without_outlines_is_a_slide(copy_of):
 
 @pytest.mark.parametrize(
     ("content", "word"),
-    [('{"type": "Feat', "fetch it again"), (collection(shapely.box(5000, 0, 6000, 9)), "no polygon on the image")],
+    [
+        ('{"type": "Feat', "fetch the file again"),
+        (collection(shapely.box(5000, 0, 6000, 9)), "no polygon on the image"),
+    ],
 )
 def test_outlines_of_no_use_are_named_and_left_out(copy_of, content, word):
     root = copy_of("Visium")

@@ -24,7 +24,8 @@ def test_it_is_small_and_lies_where_its_scale_says(height, width, levels):
     image = smooth(height, width)
     lazy = da.from_array(image, chunks=(3, 512, 512))
     element = pyramid(lazy, 0.5) if levels else Image2DModel.parse(lazy, dims=("c", "y", "x"))
-    attrs = {"hisdiff_sd": {"schema": 1, "slide": "X", "true_size": [height, width]}}
+    record = dict.fromkeys(("patient", "species", "organ", "technology"), "")
+    attrs = {"hisdiff_sd": record | {"schema": 1, "slide": "X", "mpp": 1.0, "true_size": [height, width], "qc": {}}}
     small, scale = thumbnail_of(spatialdata.SpatialData(images={"he": element}, attrs=attrs))
     assert small.dtype == np.uint8
     assert small.shape[2] == 3

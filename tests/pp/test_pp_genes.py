@@ -22,7 +22,9 @@ def slide(name: str, counts: dict[str, list[float]], control: tuple[str, ...] = 
     table = AnnData(
         sparse.csr_matrix(frame.to_numpy()), obs=pd.DataFrame(index=[f"{name}{i}" for i in frame.index]), var=var
     )
-    return spatialdata.SpatialData(tables={"table": table}, attrs={"hisdiff_sd": {"schema": 1, "slide": name}})
+    record = dict.fromkeys(("patient", "species", "organ", "technology"), "")
+    record |= {"schema": 1, "slide": name, "mpp": 1.0, "true_size": [100, 100], "qc": {}}
+    return spatialdata.SpatialData(tables={"table": table}, attrs={"hisdiff_sd": record})
 
 
 A = {"HIGH": [9, 9, 9], "WILD": [0, 20, 1], "MID": [4, 6, 8], "LOW": [0, 1, 0], "ONLY_A": [90, 0, 50]}

@@ -51,7 +51,8 @@ def test_steps_are_those_of_the_sampler(slide, tiny_model):
 def test_batches_change_nothing(slide, tiny_model, sampler):
     by_itself = predict(slide, tiny_model, sampler=sampler)
     for size in (1, 7):
-        np.testing.assert_allclose(predict(slide, tiny_model, sampler=sampler, batch_size=size), by_itself, atol=1e-4)
+        batched = predict(slide, tiny_model, sampler=sampler, batch_size=size)
+        np.testing.assert_allclose(batched, by_itself, atol=1e-4, rtol=1e-5)  # this model's values reach far up
 
 
 def test_a_prediction_by_another_sampler_is_not_taken_for_the_same(slide, tiny_model):

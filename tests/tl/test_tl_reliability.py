@@ -299,4 +299,5 @@ def test_training_leaves_no_files_of_folds_behind(stores, panel, preset, tmp_pat
     slides = [tmp_path / "S1.zarr", tmp_path / "S2.zarr"]
     hd.tl.train(slides, genes=panel, encoder="morphology", preset="small", out=tmp_path / "m")
     assert {p.name for p in tmp_path.iterdir()} <= {"S1.zarr", "S2.zarr", "m", ".m.hisdiff_sd"}
-    assert {p.name for p in (tmp_path / "m").iterdir()} == {"config.json", "model.safetensors", "log.csv", "loss.png"}
+    bundle = {"README.md", "config.json", "model.safetensors", "log.csv", "loss.png"}
+    assert {p.name for p in (tmp_path / "m").iterdir()} == bundle

@@ -66,6 +66,12 @@ def download(
     -----
     Of a slide everything is fetched but the folders ``patches``, ``patches_vis``, ``pixel_size_vis`` and ``spatial_plots``,
     which nothing here reads. HEST-1k: Jaume et al., NeurIPS 2024 (arXiv:2406.16192). Zenodo: doi:10.5281/zenodo.17709073.
+
+    Examples
+    --------
+    >>> import hisdiff_sd as hd
+    >>> hd.io.download(["SPA148", "SPA149"], "hest_data", dry_run=True)  # doctest: +SKIP
+    >>> hd.io.download({"organ": "Breast", "st_technology": "Visium"}, "hest_data")  # doctest: +SKIP
     """
     folder = Path(out)
     fetch: Callable[[str], object]

@@ -157,6 +157,14 @@ class Windows:
         Function of (y, x, height, width) that returns uint8 (height, width, 3).
     shape
         Height and width of the image.
+
+    Examples
+    --------
+    >>> import dask.array as da
+    >>> from hisdiff_sd.tiles import Windows
+    >>> white = Windows(lambda y, x, height, width: np.full((height, width, 3), 255, np.uint8), (600, 700))
+    >>> da.from_array(white, chunks=(3, 512, 512))[:, 10:20, 30:60].mean().compute()
+    np.float64(255.0)
     """
 
     ndim, dtype = 3, np.dtype(np.uint8)
