@@ -6,10 +6,10 @@
 
 `DIR` of --demo is what `hisdiff-sd demo --hest ...` wrote: its model, and the store of the slide that was held out. `spots`
 predicts that slide as if it had no spots, at 200, 100 and 50 um, and reads the maps at the measured spots (`hd.tl.read_map`),
-those of 200 um with grids that start at four places. `synthetic` compares a 50 um map with a 200 um map that is read in
-between, beside the truth that is known at every 50 um. `large` takes a TIFF of
-40,000 x 40,000 px, made by repeating a real one, said to have 0.25 um per px, the whole way, with tiles all over it; each stage
-is a process of its own, whose peak memory is read.
+those of 200 um with hexagonal (the default) and square grids that start at four places. `synthetic` compares a 50 um map with a
+200 um map that is read in between, beside the truth that is known at every 50 um. `large` takes a TIFF of 40,000 x 40,000 px,
+made by repeating a real one, said to have 0.25 um per px, the whole way, with tiles all over it; each stage is a process of its
+own, whose peak memory is read.
 """
 
 from __future__ import annotations
@@ -63,11 +63,11 @@ def bare(sdata: SpatialData) -> SpatialData:
     return SpatialData(images={"he": sdata["he"]}, attrs=sdata.attrs)
 
 
-def shifted(sdata: SpatialData, model: hd.HisDiff, shift_um: tuple[int, int]) -> SpatialData:
+def shifted(sdata: SpatialData, model: hd.HisDiff, grid: str, shift_um: tuple[float, float]) -> SpatialData:
     """The bare slide with a grid of 200 um that starts elsewhere."""
     without = bare(sdata)
     hd.pp.tissue(without)
-    hd.pp.tile(without, 200, model=model, shapes_key=None)
+    hd.pp.tile(without, 200, model=model, shapes_key=None, grid=grid)
     tiles = without["tiles_200um"]
     # tiles to the left of the first column, and above the first row, are lost: there is glass on these slides
     x, y = (um / without.attrs["hisdiff_sd"]["mpp"] for um in shift_um)
@@ -78,7 +78,7 @@ def shifted(sdata: SpatialData, model: hd.HisDiff, shift_um: tuple[int, int]) ->
 
 
 def against_spots(options: argparse.Namespace) -> dict:
-    """PCC-50 of the mean at the measured spots: predicted there, and read from maps."""
+    """PCC-50 of the mean at the measured spots, and how much of it a map loses that is read there."""
     model = hd.HisDiff.load(options.demo / "model")
     report = json.loads((options.demo / "report.json").read_text())
     sdata = spatialdata.read_zarr(options.demo / "stores" / f"{report['test']}.zarr")
@@ -87,24 +87,28 @@ def against_spots(options: argparse.Namespace) -> dict:
     hd.tl.predict(sdata, model, key_added="at_spots", **how)
     spots = sdata["at_spots"]
     truth = measured(sdata["table"], spots.obs_names, model.genes, model.config.target, report["test"]).y
-    found = {"at the spots": hd.metrics.scores(np.asarray(spots.X), truth)["pcc50"]}
+    predicted = np.asarray(spots.X)
+    found = {"at the spots": hd.metrics.scores(predicted, truth)["pcc50"]}
 
-    def read(without: SpatialData, spacing: int) -> float:
+    def lost(without: SpatialData, spacing: int) -> float:
         hd.tl.predict(without, model, shapes_key=f"tiles_{spacing}um", **how)
-        at_spots = hd.tl.read_map(without, spots.obsm["spatial"]).to_numpy()
-        return hd.metrics.scores(at_spots, truth)["pcc50"]
+        of_map = hd.tl.read_map(without, spots.obsm["spatial"]).to_numpy()
+        near = np.isfinite(of_map).all(1)  # a spot farther than a tile from all tiles has no value
+        at, between = (hd.metrics.scores(values[near], truth[near])["pcc50"] for values in (predicted, of_map))
+        return at - between
 
     for spacing in (200, 100, 50):
         without = bare(sdata)
         hd.pp.tissue(without)
         hd.pp.tile(without, spacing, model=model)
-        found[f"map of {spacing} um"] = read(without, spacing)
+        found[f"lost by a map of {spacing} um"] = lost(without, spacing)
         found[f"tiles of {spacing} um"] = len(without[f"tiles_{spacing}um"])
     # how far tiles lie from spots is chance: the same map from four corners
-    corners = [(x, y) for y in (0, 100) for x in (0, 100)]
-    found["map of 200 um, grid shifted"] = {
-        f"{x}, {y} um": read(shifted(sdata, model, (x, y)), 200) for x, y in corners
-    }
+    for grid, row_um in (("hexagonal", 200 * np.sqrt(3) / 2), ("square", 200)):
+        corners = [(x, y) for y in (0, row_um / 2) for x in (0, 100)]
+        found[f"lost by a map of 200 um, {grid}, shifted"] = {
+            f"{x}, {y:.0f} um": lost(shifted(sdata, model, grid, (x, y)), 200) for x, y in corners
+        }
     return {"slide": report["test"], "target": model.config.target, **how, **found}
 
 

@@ -28,7 +28,7 @@ def tile(
     *,
     tile_um: float | None = None,
     model: HisDiff | str | Path | None = None,
-    grid: str = "square",
+    grid: str | None = None,
     shapes_key: str | None = keys.TISSUE,
     key_added: str | None = None,
     overwrite: bool = False,
@@ -51,7 +51,8 @@ def tile(
     model
         A model (or its folder) that the tiles are for.
     grid
-        ``"square"`` or ``"hexagonal"``.
+        ``"square"`` or ``"hexagonal"``. By default hexagonal where the spacing is above `tile_um`, so that tiles lie apart: no
+        place is then far from a tile, and less is lost between them. Else square.
     shapes_key
         Outlines of the tissue; tiles whose centre lies in them are kept. None: the whole slide.
     key_added
@@ -81,8 +82,8 @@ def tile(
     >>> sdata["tiles_50um"].index[0][:2]
     'x0'
     """
-    check_one_of(grid, GRIDS, "grid")
     spacing_um, tile_um = _sizes(spacing_um, tile_um, model)
+    grid = check_one_of(grid or ("hexagonal" if spacing_um > tile_um else "square"), GRIDS, "grid")
     attrs = slide_attrs(sdata)
     mpp, (height, width) = float(attrs["mpp"]), attrs["true_size"]
     name = key_added or keys.tiles_key(spacing_um)
