@@ -55,7 +55,9 @@ class Shapes:
 def slide_shapes(sdata: SpatialData, shapes_key: str) -> Shapes:
     """Centres and diameter of the circles, or of the tiles of `hd.pp.tile`, that are called `shapes_key`."""
     if shapes_key not in sdata.shapes:
-        raise HisDiffError(f"no shapes {shapes_key!r}; shapes here: {', '.join(map(repr, sdata.shapes)) or 'none'}")
+        way_out = "" if sdata.shapes else "; lay a grid of tiles on the slide first: hd.pp.tissue and hd.pp.tile"
+        listed = ", ".join(map(repr, sdata.shapes)) or "none"
+        raise HisDiffError(f"no shapes {shapes_key!r}; shapes here: {listed}{way_out}")
     frame = sdata.shapes[shapes_key]
     if "radius" in frame:
         xy = np.column_stack([frame.geometry.x, frame.geometry.y])

@@ -299,3 +299,10 @@ def test_the_graph_of_an_openslide_image_holds_no_open_file(tmp_path, truth):
     read = "import cloudpickle, pathlib, sys; print(cloudpickle.loads(pathlib.Path(sys.argv[1]).read_bytes()).sum().compute())"
     done = subprocess.run([sys.executable, "-c", read, str(sent)], capture_output=True, text=True, check=True)
     assert int(done.stdout) == int(image.sum().compute())
+
+
+def test_what_is_known_of_the_slide_is_kept(tmp_path):
+    tifffile.imwrite(tmp_path / "a.tif", np.full((300, 400, 3), 200, np.uint8))
+    about = {"patient": "P7", "species": "Homo sapiens", "organ": "Breast"}
+    record = hd.io.wsi(tmp_path / "a.tif", 0.5, **about).attrs["hisdiff_sd"]
+    assert {key: record[key] for key in about} == about

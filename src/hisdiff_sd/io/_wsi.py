@@ -22,7 +22,15 @@ _LOOKED_AT = {
 }
 
 
-def wsi(path: str | Path, mpp: float | None = None, *, slide: str | None = None) -> SpatialData:
+def wsi(
+    path: str | Path,
+    mpp: float | None = None,
+    *,
+    slide: str | None = None,
+    patient: str = "",
+    species: str = "",
+    organ: str = "",
+) -> SpatialData:
     """Read a bare H&E slide, lazily.
 
     SVS, OME-TIFF, pyramidal and plain TIFF, PNG and JPEG; and with the packages openslide-python and openslide-bin what
@@ -39,6 +47,8 @@ def wsi(path: str | Path, mpp: float | None = None, *, slide: str | None = None)
     slide
         Id of the slide. By default the file's name without its ending; give another one if that may identify a patient,
         and the name of the file is kept nowhere.
+    patient, species, organ
+        What is known of the slide, a pseudonym of the patient such as ``"P7"``; kept in its attributes.
 
     Returns
     -------
@@ -78,7 +88,7 @@ def wsi(path: str | Path, mpp: float | None = None, *, slide: str | None = None)
         {"image": name + file.suffix, "image_bytes": file.stat().st_size},
         mpp=size,
         mpp_source=source,
-        about={"technology": TECHNOLOGY},
+        about={"technology": TECHNOLOGY, "patient": patient, "species": species, "organ": organ},
         found={"pixel_sizes": _pixel_size.by_source(said)},
     )
     return SpatialData(images={keys.HE: pyramid(image, size)}, attrs={keys.ATTRS: record})
