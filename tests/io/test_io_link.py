@@ -131,6 +131,16 @@ def test_check_says_that_the_image_is_gone_and_quality_is_known_without_it(moved
     assert str(hd.io.qc(store)) == before
 
 
+def test_a_linked_slide_that_is_written_anew_has_its_own_pixels(moved, caplog):
+    hd.io.write(hd.io.open(moved / "stores" / "L1.zarr"), moved / "copies" / "L1.zarr")
+    with caplog.at_level("WARNING", logger="hisdiff_sd"):
+        assert hd.io.convert(moved / "hest", moved / "copies")["status"].tolist() == ["skipped"]
+    assert "holds no pixels" not in caplog.text
+    (moved / "hest").rename(moved / "elsewhere")
+    assert hd.io.check(moved / "copies" / "L1.zarr").empty
+    assert np.asarray(hd.io.open(moved / "copies" / "L1.zarr")["he"]["scale0"]["image"][:, :9, :9]).shape == (3, 9, 9)
+
+
 def test_check_says_that_the_link_is_damaged(moved):
     metadata = json.loads((moved / "stores" / "L1.zarr" / "zarr.json").read_text())
     del metadata["attributes"]["hisdiff_sd"]["link"]["fingerprint"]

@@ -123,6 +123,8 @@ def _opened(file: str, changed: int) -> da.Array:
 
 def read_link(store: Path) -> dict[str, Any] | None:
     """Where the pixels of a store are; None if they are in it."""
+    if (store / "images" / keys.HE).exists():  # one that was written anew, with its pixels, from a linked one
+        return None
     return attributes_of(store)[keys.ATTRS].get(LINK)  # type: ignore[no-any-return]
 
 
