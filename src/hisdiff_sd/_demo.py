@@ -18,7 +18,7 @@ from hisdiff_sd._open import open_slide
 from hisdiff_sd._provenance import get_provenance
 from hisdiff_sd._report import write_report
 from hisdiff_sd._targets import Target
-from hisdiff_sd.io._metadata import sample_ids
+from hisdiff_sd.io._hest_files import sample_ids
 from hisdiff_sd.io._store import slide_attrs
 
 if TYPE_CHECKING:

@@ -159,4 +159,4 @@ def _table(rows: dict[str, str]) -> str:
     known = {k: v for k, v in rows.items() if v}
     if not known:
         return "Not known."
-    return "| | |\n|---|---|\n" + "\n".join(f"| {k} | {v.replace('|', '/')} |" for k, v in known.items())
+    return "| | |\n|---|---|\n" + "\n".join(f"| {k} | {str(v).replace('|', '/')} |" for k, v in known.items())

@@ -16,6 +16,12 @@ if TYPE_CHECKING:
 
 def open_slide(slide: SpatialData | str | Path) -> SpatialData:
     """The slide itself, read from its store if a path is given."""
+    sdata = open_without_pixels(slide)
+    return sdata if sdata is slide else with_pixels(sdata, Path(str(slide)))
+
+
+def open_without_pixels(slide: SpatialData | str | Path) -> SpatialData:
+    """The same for what needs no pixels: of a store that is linked to an image, the image may be gone."""
     import spatialdata
 
     if isinstance(slide, spatialdata.SpatialData):
@@ -24,10 +30,9 @@ def open_slide(slide: SpatialData | str | Path) -> SpatialData:
     if not path.exists():
         raise MissingFileError(f"no store {path}; write one with hd.io.write")
     try:
-        sdata = read_store(path)
+        return read_store(path)
     except Exception as error:
         raise HisDiffError(f"{path} cannot be read as a SpatialData store: {error or type(error).__name__}") from error
-    return with_pixels(sdata, path)
 
 
 def slide_name(sdata: SpatialData) -> str:

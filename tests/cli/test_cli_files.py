@@ -53,6 +53,19 @@ def test_a_store_with_an_error_ends_with_3_until_it_is_mended(run, own_stores):
     assert "1 of 3 stores have errors" in error
 
 
+def test_a_folder_that_is_no_store_does_not_hide_the_others(run, own_stores):
+    (own_stores / "A0.zarr").mkdir()
+    shutil.rmtree(own_stores / "S1.zarr" / "shapes" / "spots")
+    code, text, error = run("check", own_stores, "--json")
+    assert code == 3
+    errors = {f["store"] for f in json.loads(text)["findings"] if f["severity"] == "error"}
+    assert errors == {str(own_stores / name) for name in ("A0.zarr", "S1.zarr")}
+    assert "2 of 4 stores have errors" in error
+    assert "A0.zarr is no zarr store" in run("check", own_stores)[1]
+    code, text, _ = run("qc", own_stores, "--json")
+    assert (code, len(json.loads(text)["slides"])) == (3, 4)
+
+
 def test_options_reach_the_download(run, monkeypatch, tmp_path):
     import pandas as pd
 

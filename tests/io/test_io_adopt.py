@@ -292,3 +292,9 @@ def test_our_own_slides_need_no_adoption(tiny_root):
 def test_a_slide_that_was_not_adopted_says_how():
     with pytest.raises(HisDiffError, match=r"hd\.io\.adopt"):
         hd.pp.embed(theirs(), "morphology", shapes_key="places", image_key="scan")
+
+
+def test_a_distance_that_follows_from_the_pixel_size_confirms_nothing():
+    report = hd.io.qc(hd.io.adopt(theirs(), mpp=0.05, slide="S9"))
+    assert not {"spot pitch", "other pixel sizes"} & {f.name for f in report.findings}
+    assert next(f for f in report.findings if f.name == "pixel size").level == "warning"

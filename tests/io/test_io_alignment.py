@@ -14,7 +14,7 @@ from scipy.sparse import csr_matrix
 import hisdiff_sd as hd
 from hisdiff_sd._errors import HisDiffWarning
 from hisdiff_sd.io._alignment import alignment
-from hisdiff_sd.io._metadata import sample_ids
+from hisdiff_sd.io._hest_files import sample_ids
 
 PITCH = 100.0
 

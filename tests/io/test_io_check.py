@@ -290,6 +290,19 @@ def test_a_slide_that_is_larger_than_its_image_and_another_layout(store):
     assert "not made by hisdiff_sd" in the_finding(check(store))["problem"]
 
 
+@pytest.mark.parametrize("change", [{"mpp": None}, {"true_size": "large"}, {"qc": []}])
+def test_a_record_that_no_function_takes(store, change):
+    change_metadata(store, lambda metadata: metadata["attributes"]["hisdiff_sd"].update(change))
+    found = the_finding(check(store))
+    assert (found["severity"], found["where"]) == ("error", "zarr.json")
+    assert "read it again" in found["way_out"]
+
+
+def test_a_record_that_is_none(store):
+    change_metadata(store, lambda metadata: metadata["attributes"].update(hisdiff_sd="S1"))
+    assert "not made by hisdiff_sd" in the_finding(check(store))["problem"]
+
+
 def test_chunks_are_decoded_on_request(store):
     (store / "images" / "he" / "s0" / "c" / "0" / "0" / "1").write_bytes(b"rubbish")
     assert check(store).empty

@@ -121,6 +121,34 @@ def test_a_newer_catalogue_leaves_stores_finished(cohort, tmp_path):
     assert hd.io.convert(cohort, tmp_path / "stores", samples=["B1"])["status"].tolist() == ["skipped"]
 
 
+def test_files_side_by_side_are_converted(big_root, tmp_path):
+    (tmp_path / "flat").mkdir()
+    for folder in ("wsis", "st", "metadata"):
+        for file in (big_root / folder).iterdir():
+            shutil.copy(file, tmp_path / "flat")
+    assert hd.io.convert(tmp_path / "flat", tmp_path / "stores")["error"].tolist() == ["", ""]
+    assert hd.io.convert(tmp_path / "flat", tmp_path / "stores")["status"].tolist() == ["skipped", "skipped"]
+    sdata = spatialdata.read_zarr(tmp_path / "stores" / "B2.zarr")
+    assert sdata["table"].n_obs == hd.io.hest(big_root, "B2")["table"].n_obs
+
+
+def test_outlines_that_have_changed_are_said_and_those_that_came_later_are_no_other_source(copy_of, tmp_path, caplog):
+    root, stores = copy_of("Visium"), tmp_path / "stores"
+    outlines = root / "tissue_seg" / "S1_contours.geojson"
+    text = outlines.read_text()
+    outlines.unlink()
+    assert hd.io.convert(root, stores)["status"].tolist() == ["done"]
+    outlines.write_text(text)
+    with caplog.at_level(logging.WARNING, logger="hisdiff_sd"):
+        assert hd.io.convert(root, stores)["status"].tolist() == ["skipped"]
+    assert "made before outlines of its tissue were there" in caplog.text
+    assert hd.io.convert(root, stores, overwrite=True)["status"].tolist() == ["done"]
+    assert "tissue" in spatialdata.read_zarr(stores / "S1.zarr").shapes
+    outlines.write_text(text.replace("tissue_id", "tissue"))
+    report = hd.io.convert(root, stores)
+    assert "made from another source (outlines of the tissue differ)" in report["error"].item()
+
+
 def test_stores_of_write_are_taken_and_those_of_others_are_not(big_root, tmp_path):
     for store, slide in (("B1", "B1"), ("B2", "B1")):
         hd.io.write(hd.io.hest(big_root, slide), tmp_path / f"{store}.zarr")
@@ -267,7 +295,7 @@ def test_the_example_of_the_docs_is_a_sheet(tmp_path):
     from hisdiff_sd.io._samples import samples_of
 
     text = (Path(__file__).parents[2] / "docs" / "cohorts.md").read_text()
-    (tmp_path / "cohort.csv").write_text(text.partition("```csv\n")[2].partition("```")[0])
+    (tmp_path / "cohort.csv").write_text("id," + text.partition("```text\nid,")[2].partition("```")[0])
     found = samples_of(tmp_path / "cohort.csv")
     assert [sample.reader for sample in found] == ["hest", "visium", "wsi"]
     assert isinstance(pd.read_csv(tmp_path / "cohort.csv"), pd.DataFrame)

@@ -311,3 +311,25 @@ def test_damaged_patches_cost_nothing_but_the_comparison(copy_of, damage):
                 file["barcode"] = kept
     with pytest.warns(HisDiffWarning, match=r"S1\.h5 cannot be read as patches"):
         assert "patches" not in hd.io.hest(root, "S1").attrs["hisdiff_sd"]["qc"]
+
+
+def test_patches_that_lie_in_another_file_are_not_followed(copy_of, tmp_path):
+    root = copy_of("Visium")
+    write_patches(root)
+    path = root / "patches" / "S1.h5"
+    path.rename(tmp_path / "other.h5")
+    with h5py.File(path, "w") as file:
+        for name in ("img", "coords", "barcode"):
+            file[name] = h5py.ExternalLink(str(tmp_path / "other.h5"), name)
+    with pytest.warns(HisDiffWarning, match=r"S1\.h5 cannot be read as patches .* lies in another file"):
+        assert "patches" not in hd.io.hest(root, "S1").attrs["hisdiff_sd"]["qc"]
+
+
+def test_tables_that_claim_more_rows_than_memory_holds_are_refused(copy_of, monkeypatch):
+    from hisdiff_sd.io import _limits
+
+    root = copy_of("Xenium")
+    monkeypatch.setattr(_limits, "_MOST_ROWS", 100)
+    for options in ({"cells": "xenium"}, {"cells": "cellvit"}, {"transcripts": True}):
+        with pytest.raises(HisDiffError, match="rows, at most 100 are read at once"):
+            hd.io.hest(root, "S1", **options)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -114,6 +115,37 @@ def test_another_image_in_its_place_is_refused(moved):
     image.write_bytes(content)
     with pytest.raises(HisDiffError, match=r"L1\.tif is not the image that .*L1\.zarr was made from"):
         hd.io.open(moved / "stores" / "L1.zarr")
+
+
+def test_check_says_that_the_image_is_gone_and_quality_is_known_without_it(moved):
+    store, companion = moved / "stores" / "L1.zarr", moved / "mine" / "L1.zarr"
+    hd.io.open(store, companion=companion)
+    assert hd.io.check(store).empty
+    before = str(hd.io.qc(store))
+    (moved / "hest").rename(moved / "elsewhere")
+    found = hd.io.check(store)
+    assert found["severity"].tolist() == ["error"]
+    assert found["where"].tolist() == ["images/he"]
+    assert "L1.tif, which is gone" in found["problem"][0]
+    assert hd.io.check(companion).empty  # it has no pixels of its own, linked or not
+    assert str(hd.io.qc(store)) == before
+
+
+def test_a_linked_slide_that_is_written_anew_has_its_own_pixels(moved, caplog):
+    hd.io.write(hd.io.open(moved / "stores" / "L1.zarr"), moved / "copies" / "L1.zarr")
+    with caplog.at_level("WARNING", logger="hisdiff_sd"):
+        assert hd.io.convert(moved / "hest", moved / "copies")["status"].tolist() == ["skipped"]
+    assert "holds no pixels" not in caplog.text
+    (moved / "hest").rename(moved / "elsewhere")
+    assert hd.io.check(moved / "copies" / "L1.zarr").empty
+    assert np.asarray(hd.io.open(moved / "copies" / "L1.zarr")["he"]["scale0"]["image"][:, :9, :9]).shape == (3, 9, 9)
+
+
+def test_check_says_that_the_link_is_damaged(moved):
+    metadata = json.loads((moved / "stores" / "L1.zarr" / "zarr.json").read_text())
+    del metadata["attributes"]["hisdiff_sd"]["link"]["fingerprint"]
+    (moved / "stores" / "L1.zarr" / "zarr.json").write_text(json.dumps(metadata))
+    assert "link to the image of the slide is damaged" in hd.io.check(moved / "stores" / "L1.zarr")["problem"].item()
 
 
 def test_asking_for_the_other_kind_is_said(moved):

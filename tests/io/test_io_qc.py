@@ -11,6 +11,7 @@ import pytest
 import tifffile
 from PIL import Image
 from scipy.sparse import csr_matrix
+from spatialdata import SpatialData
 
 import hisdiff_sd as hd
 from hisdiff_sd._errors import HisDiffError, HisDiffWarning, MissingFileError
@@ -136,6 +137,7 @@ def test_what_readers_note(clean, fact, name, level, words):
 
 def test_pooled_totals_of_visium_hd_are_suspect_unless_they_were_compared(clean):
     attrs = copy.deepcopy(clean.attrs["hisdiff_sd"]) | {"technology": "Visium HD"}
+    attrs["qc"]["totals_differ"] = None  # HEST has pooled them, and says no totals
     found = finding(of_attrs(clean, attrs), "totals")
     assert (found.level, "pooled bins of Visium HD are suspect" in found.value) == ("note", True)
     attrs["qc"]["totals_differ"] = 0
@@ -290,6 +292,37 @@ def test_stores_are_read_by_their_attributes(root, tmp_path, clean):
     assert table["store"].tolist()[:2] == [str(s) for s in stores]
     assert table["mpp"].tolist()[:2] == [1.0, 1.0]
     assert table["spots"][0] == clean["table"].n_obs
+
+
+@pytest.mark.parametrize(
+    "fact",
+    [
+        {"totals": "many"},
+        {"totals": {}, "spots": None, "integer_counts": 1, "gene_names": 3},
+        {"pixel_sizes": {"a": 0.0}},
+        {"alignment": {"verdict": "fits"}},
+        {"measured_pitch_um": "far"},
+        {"patches": {"moved": 1}},
+    ],
+)
+def test_a_store_with_damaged_facts_does_not_hide_the_others(clean, fact):
+    attrs = copy.deepcopy(clean.attrs["hisdiff_sd"])
+    attrs["qc"] |= fact
+    bad = SpatialData(attrs={"hisdiff_sd": attrs})
+    table = hd.io.qc_table([bad, clean])
+    assert table["level"].tolist() == ["error", hd.io.qc(clean).level]
+    assert "has a damaged record" in table["errors"][0]
+    with pytest.raises(HisDiffError, match="has a damaged record"):
+        hd.io.qc(bad)
+
+
+@pytest.mark.parametrize(
+    "sketches", [3, {"counts": 3, "image": "zz"}, {"image": "00"}, {"counts": None, "image": None}]
+)
+def test_fingerprints_that_are_none_are_like_nothing(clean, sketches):
+    attrs = copy.deepcopy(clean.attrs["hisdiff_sd"])
+    attrs["qc"]["fingerprints"] = sketches
+    assert hd.io.qc_table([SpatialData(attrs={"hisdiff_sd": attrs}), clean])["same_as"].tolist() == ["", ""]
 
 
 def test_a_list_of_slides_is_needed(clean, tmp_path):

@@ -13,7 +13,7 @@ import tifffile
 
 import hisdiff_sd as hd
 from hisdiff_sd._errors import HisDiffError
-from hisdiff_sd.io._metadata import sample_ids
+from hisdiff_sd.io._hest_files import sample_ids
 
 
 def test_every_slide_is_read_quickly_and_fits_together(real_hest):

@@ -135,3 +135,9 @@ def test_bins_without_a_position(refused, visium_hd):
     refused("occur twice")
     whole.assign(pxl_col_in_fullres=whole["pxl_col_in_fullres"] + 5000).reset_index().to_parquet(path, index=False)
     refused("outside the image")
+
+
+def test_bins_that_this_package_has_pooled_are_not_suspect(visium_hd):
+    findings = {f.name: f for f in hd.io.qc(read(visium_hd, pitch_um=24)).findings}
+    assert findings["totals"].level == "ok"
+    assert findings["spot pitch"].level == "ok"  # as the files say where the bins lie

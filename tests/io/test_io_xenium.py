@@ -175,3 +175,10 @@ def test_files_that_claim_more_than_memory_holds(refused, xenium_run, monkeypatc
     refused("cells.zarr.zip", "'cell_id' claims 8,192 GiB")
     monkeypatch.setattr("hisdiff_sd.io._limits._MOST_ROWS", 699)
     refused("transcripts.parquet", "claims 700 rows, at most 699")
+
+
+def test_squares_of_the_alignment_do_not_confirm_its_pixel_size(xenium_run):
+    qc = read(xenium_run, pitch_um=20.0).attrs["hisdiff_sd"]["qc"]
+    assert qc["spots"] >= 7  # enough to measure their distance
+    assert "measured_pitch_um" not in qc
+    assert "spot grid" not in qc["pixel_sizes"]

@@ -12,7 +12,7 @@ from torchvision.transforms import v2
 
 import hisdiff_sd as hd
 from hisdiff_sd._errors import HisDiffError
-from hisdiff_sd.io._metadata import sample_ids
+from hisdiff_sd.io._hest_files import sample_ids
 
 
 def uni() -> torch.nn.Module:

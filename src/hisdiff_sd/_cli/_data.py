@@ -12,6 +12,7 @@ from hisdiff_sd._cli import _options as options
 from hisdiff_sd._cli._app import Code
 from hisdiff_sd._cli._output import emit, emit_stores, plain, records, say
 from hisdiff_sd._cli._stores import stores_of, workers
+from hisdiff_sd._errors import HisDiffError
 
 _SAMPLE_COLUMNS = ("id", "organ", "technology", "patient", "mpp", "spots", "genes", "st", "wsis")
 Samples = Annotated[str | None, typer.Option("--samples", help="Ids of slides, such as SPA147,SPA148; all by default.")]
@@ -128,7 +129,10 @@ def check(
 
     tables = []
     for store in stores_of(stores, damaged=True):
-        found = io.check(store, repair=repair, deep=deep)
+        try:
+            found = io.check(store, repair=repair, deep=deep)
+        except HisDiffError as error:  # one that is no store hides the others no more than a damaged one
+            found = pd.DataFrame([{"severity": "error", "where": store, "problem": str(error), "repaired": False}])
         found.insert(0, "store", store)
         tables.append(found)
     table = pd.concat(tables, ignore_index=True)
@@ -151,7 +155,7 @@ def qc(stores: options.Stores, json: options.Json = False) -> None:
     """
     from hisdiff_sd import io
 
-    paths = stores_of(stores)
+    paths = stores_of(stores, damaged=True)
     table = io.qc_table(paths)
     shown = plain(table[["slide", "level", "errors", "warnings", "notes"]])
     text = str(io.qc(paths[0])) if len(paths) == 1 else shown

@@ -110,6 +110,7 @@ def adopt(
             mpp_source=source,
             spot_diameter_um=diameter,
             spot_pitch_um=pitch,
+            pitch_known=False,
             about=about,
             genes=genes,
             control_probes=control_probes,

@@ -11,7 +11,7 @@ import pandas as pd
 from hisdiff_sd._errors import HisDiffError, MissingFileError
 from hisdiff_sd._remote import is_url
 from hisdiff_sd.io._atomic import locked
-from hisdiff_sd.io._check_elements import chunks, pyramid, rows, schema
+from hisdiff_sd.io._check_elements import chunks, link, pyramid, record, rows
 from hisdiff_sd.io._check_files import Finding, leftovers, listing
 from hisdiff_sd.io._consolidated import METADATA, unreadable
 
@@ -27,7 +27,7 @@ def check(path: str | Path, *, repair: bool = False, deep: bool = False) -> pd.D
     What a killed process left is found, whether this package wrote it or another program: half-written elements, elements
     that the metadata do not name or that they name and that are not there, temporary folders and locks with their owner
     and age. Elements are read; rows of tables are looked up in the shapes they annotate; the levels of the image must lie
-    on each other.
+    on each other; an image that the store is linked to must be there.
 
     Parameters
     ----------
@@ -108,7 +108,8 @@ def _findings(store: Path, hollow: Path, *, deep: bool, repairing: bool) -> Iter
     yield from list(leftovers(store, repairing=repairing))  # mending one of them removes others
     readable: dict[str, SpatialData] = {}
     yield from listing(store, hollow, readable)
-    yield from schema(store)
+    yield from record(store)
+    yield from link(store)
     yield from rows(readable)
     yield from pyramid(readable)
     if deep:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import itertools
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hisdiff_sd import _keys as keys
+from hisdiff_sd._errors import HisDiffError, reason
 from hisdiff_sd.io._check_files import Finding
-from hisdiff_sd.io._consolidated import METADATA
+from hisdiff_sd.io._consolidated import METADATA, attributes_of
 from hisdiff_sd.io._image import levels_of
-from hisdiff_sd.io._store import schema_problem
+from hisdiff_sd.io._link import LINK, find_image
+from hisdiff_sd.io._store import check_attrs, slide_attrs
 
 if TYPE_CHECKING:
     import zarr
@@ -22,14 +23,35 @@ if TYPE_CHECKING:
 _CONVERT = "convert the slide again"
 
 
-def schema(store: Path) -> Iterator[Finding]:
-    """A layout that this version does not read."""
-    attrs = json.loads((store / METADATA).read_text()).get("attributes", {}).get(keys.ATTRS)
-    if attrs is None:
+def record(store: Path) -> Iterator[Finding]:
+    """A layout that this version does not read, or a record of the slide that cannot be used."""
+    of_store = attributes_of(store)
+    if of_store.get(keys.ATTRS) is None:
         yield Finding("note", METADATA, "the store was not made by hisdiff_sd: its pixel size is not known", "")
-    elif (problem := schema_problem(attrs)) is not None:
-        text, _, way_out = problem.partition("; ")
+        return
+    try:
+        check_attrs(of_store)
+    except HisDiffError as error:
+        text, _, way_out = str(error).rpartition("; ")
         yield Finding("error", METADATA, text, way_out)
+
+
+def link(store: Path) -> Iterator[Finding]:
+    """Pixels that are in an image file, which is gone or is another one."""
+    about = attributes_of(store).get(keys.ATTRS)
+    images = store / "images"  # a companion has none
+    if not isinstance(about, dict) or LINK not in about or (images / keys.HE).exists():
+        return
+    if not (images / keys.HE_SMALL).exists():
+        return
+    try:
+        find_image(about[LINK], store, str(about.get("slide")))
+    except HisDiffError as error:
+        yield Finding(
+            "error", f"images/{keys.HE}", str(error), "have the image where it was, or convert from where it is"
+        )
+    except (KeyError, TypeError, OSError) as error:
+        yield Finding("error", METADATA, f"the link to the image of the slide is damaged ({reason(error)})", _CONVERT)
 
 
 def rows(readable: dict[str, SpatialData]) -> Iterator[Finding]:
@@ -66,7 +88,10 @@ def pyramid(readable: dict[str, SpatialData]) -> Iterator[Finding]:
         if (height * 2**at, width * 2**at) != shapes[0]:
             problem = f"level {at} has {height} x {width} px, which is not 1/{2**at} of {shapes[0][0]} x {shapes[0][1]}"
             yield Finding("error", f"images/{keys.HE}", problem, _CONVERT)
-    true_size = sdata.attrs[keys.ATTRS].get("true_size") or [0, 0]
+    try:
+        true_size = slide_attrs(sdata)["true_size"]
+    except HisDiffError:  # said by `record`
+        return
     if any(true > padded for true, padded in zip(true_size, shapes[0], strict=True)):
         problem = f"the slide has {true_size[0]} x {true_size[1]} px, the image only {shapes[0][0]} x {shapes[0][1]}"
         yield Finding("error", f"images/{keys.HE}", problem, _CONVERT)
@@ -92,5 +117,4 @@ def _bad_chunks(array: zarr.Array) -> Iterator[str]:
         try:
             array[tuple(slice(i * step, (i + 1) * step) for i, step in zip(at, side, strict=True))]
         except Exception as error:  # noqa: BLE001  # whatever a codec says of damaged bytes
-            reason = " ".join(f"{type(error).__name__}: {error}".split())[:120]
-            yield f"{array.metadata.encode_chunk_key(at)} ({reason})"
+            yield f"{array.metadata.encode_chunk_key(at)} ({reason(error)[:120]})"

@@ -12,6 +12,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hisdiff_sd._cohort import amount
+from hisdiff_sd._errors import reason
 from hisdiff_sd.io._atomic import (
     LOCK,
     PARTIAL,
@@ -134,7 +136,7 @@ def _read(store: Path, element: str, hollow: Path, readable: dict[str, SpatialDa
         if not list(sdata.gen_elements()):
             return "no metadata"
     except Exception as error:  # noqa: BLE001  # a damaged file fails in many ways
-        return " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        return reason(error)[:200]
     readable[element] = sdata
     return None
 
@@ -183,4 +185,4 @@ def _since(path: Path) -> str:
 
 
 def _size(folder: Path) -> str:
-    return f"{sum(f.stat().st_size for f in folder.rglob('*') if f.is_file()) / 2**20:.1f} MiB"
+    return amount(sum(f.stat().st_size for f in folder.rglob("*") if f.is_file()))

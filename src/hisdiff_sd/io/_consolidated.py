@@ -26,6 +26,12 @@ def listed(store: Path) -> Nodes | None:
     return _listed(_read(store))
 
 
+def attributes_of(store: Path) -> dict[str, Any]:
+    """Attributes of the root of a store."""
+    found = _read(store).get("attributes")
+    return found if isinstance(found, dict) else {}
+
+
 def unreadable(store: Path) -> str | None:
     """Why the metadata of the root cannot be read, None if they can."""
     try:

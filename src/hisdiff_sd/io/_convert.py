@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 import logging
 import math
 import os
@@ -15,8 +14,9 @@ from hisdiff_sd._cohort import amount, free_bytes, run_tasks
 from hisdiff_sd._cohort_run import Task
 from hisdiff_sd._errors import HisDiffError
 from hisdiff_sd.io._codecs import check_compression
+from hisdiff_sd.io._consolidated import attributes_of
 from hisdiff_sd.io._link import linked, point_to, read_link
-from hisdiff_sd.io._samples import Sample, samples_of
+from hisdiff_sd.io._samples import OUTLINES, Sample, samples_of
 from hisdiff_sd.io._store import write_checked
 from hisdiff_sd.io._verify import verify
 
@@ -134,7 +134,7 @@ def _check_finished(task: _Conversion, link: bool) -> None:
     store, sample = task.target, task.sample
     kept = f"give overwrite=True to convert slide {sample.id!r} anew, by which tables that were added to the store are lost"
     try:
-        about = json.loads((store / "zarr.json").read_text())["attributes"][keys.ATTRS]
+        about = attributes_of(store)[keys.ATTRS]
         then = about["source"].get("fingerprint")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise HisDiffError(f"{store} is there and is no store of a slide; move it away, or {kept}") from error
@@ -147,7 +147,12 @@ def _check_finished(task: _Conversion, link: bool) -> None:
         same = about["source"].get("image_bytes") == _bytes(sample.image_file)
         differs = [] if same else ["image"]
     else:
-        differs = [name for name in now if then.get(name) != now[name]]
+        came = OUTLINES in now and OUTLINES not in then  # others can have been drawn meanwhile, and used
+        if came:
+            logger.warning(
+                "%s was made before outlines of its tissue were there; hd.pp.tissue(contours=) takes them", store
+            )
+        differs = [name for name in now if then.get(name) != now[name] and not (came and name == OUTLINES)]
     if differs:
         raise HisDiffError(
             f"{store} was made from another source ({', '.join(differs)} differ); it was left as it is: {kept}"

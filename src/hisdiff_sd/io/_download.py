@@ -64,8 +64,9 @@ def download(
 
     Notes
     -----
-    Of a slide everything is fetched but the folders ``patches``, ``patches_vis``, ``pixel_size_vis`` and ``spatial_plots``,
-    which nothing here reads. HEST-1k: Jaume et al., NeurIPS 2024 (arXiv:2406.16192). Zenodo: doi:10.5281/zenodo.17709073.
+    Of a slide everything is fetched but the folders ``patches``, ``patches_vis``, ``pixel_size_vis`` and ``spatial_plots``:
+    nothing here needs them (``patches`` are compared with the spots where they are there).
+    HEST-1k: Jaume et al., NeurIPS 2024 (arXiv:2406.16192). Zenodo: doi:10.5281/zenodo.17709073.
 
     Examples
     --------

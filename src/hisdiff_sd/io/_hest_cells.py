@@ -12,7 +12,7 @@ import pandas as pd
 
 from hisdiff_sd._errors import HisDiffError, MissingFileError, check_one_of
 from hisdiff_sd.io._hest_files import part
-from hisdiff_sd.io._limits import MOST_BYTES_AT_ONCE
+from hisdiff_sd.io._limits import MOST_BYTES_AT_ONCE, check_rows
 from hisdiff_sd.io._outlines import only_polygons
 
 if TYPE_CHECKING:
@@ -89,6 +89,7 @@ def transcript_points(path: Path, transformations: Transformations) -> DataFrame
 
     try:
         with pq.ParquetFile(path) as file:
+            check_rows(path, by_part=True)
             columns = file.schema_arrow.names
             missing = [c for c in (*_AT.values(), _FEATURE) if c not in columns]
             if missing:
@@ -130,6 +131,7 @@ def _read_parquet(path: Path) -> GeoDataFrame:
     """GeoParquet; the CRS that geopandas writes for pixels too is dropped."""
     import geopandas
 
+    check_rows(path)
     frame = geopandas.read_parquet(path)
     frame = frame.rename_geometry("geometry") if frame.geometry.name != "geometry" else frame
     if _CELL in frame and frame[_CELL].is_unique:

@@ -12,6 +12,7 @@ import pandas as pd
 from scipy.stats import pearsonr
 
 from hisdiff_sd._errors import HisDiffError, HisDiffWarning
+from hisdiff_sd.io._hdf5 import check_hdf5
 from hisdiff_sd.io._metadata import number
 
 if TYPE_CHECKING:
@@ -38,12 +39,12 @@ def size_fact(metadata: dict[str, Any], true_size: Sequence[int], slide: str) ->
 
 
 def totals_fact(counts: AnnData, slide: str) -> dict[str, Any]:
-    """How many spots have another total than the one noted beside the counts, where that is.
+    """How many spots have another total than the one noted beside the counts; None where that is not there.
 
     Pooling in small integers, as for bins of Visium HD, would show here.
     """
     if "total_counts" not in counts.obs:
-        return {}
+        return {"totals_differ": None}
     totals = np.asarray(counts.X.sum(axis=1, dtype=np.float64)).ravel()
     noted = pd.to_numeric(counts.obs["total_counts"], errors="coerce").to_numpy(np.float64)
     differ = int((np.abs(noted - totals) > _TOTALS_AGREE * np.maximum(totals, 1)).sum())
@@ -78,7 +79,7 @@ def patches_fact(path: Path, xy: pd.DataFrame, mpp: float, slide: str) -> dict[s
         return {}
     try:
         px, corners, barcodes = _read_patches(path)
-    except (OSError, KeyError, ValueError, AttributeError, IndexError) as error:
+    except (HisDiffError, OSError, KeyError, ValueError, AttributeError, IndexError) as error:
         _warn(f"slide {slide}: {path} cannot be read as patches ({error}), so they were not compared with the spots")
         return {}
     rows = pd.Index(xy.index.astype(str)).get_indexer(pd.Index(barcodes))
@@ -141,6 +142,7 @@ def _read_patches(path: Path) -> tuple[int, np.ndarray, list[str]]:
     """Side of the patches in px, their corners (x, y) in level-0 px, their barcodes; no pixel is read."""
     import h5py
 
+    check_hdf5(path)
     with h5py.File(path) as file:
         px, corners = int(file["img"].shape[1]), np.asarray(file["coords"], np.float64)
         barcodes = [b.decode() if isinstance(b, bytes) else str(b) for b in np.asarray(file["barcode"]).ravel()]

@@ -15,7 +15,7 @@ from hisdiff_sd._hub import hub_reason
 
 REPOSITORY = "MahmoodLab/hest"
 _CATALOGUE = re.compile(r"HEST_v(\d+)_(\d+)_(\d+)\.csv")
-# pictures to look at, and tiles that were cut out already: nothing here reads them
+# pictures to look at, and tiles that were cut out already: nothing here needs them
 _NOT_NEEDED = ("patches", "patches_vis", "pixel_size_vis", "spatial_plots")
 
 

@@ -13,7 +13,8 @@ import numpy as np
 from hisdiff_sd import _keys as keys
 from hisdiff_sd._errors import HisDiffError, MissingFileError
 from hisdiff_sd.io import _fingerprint as fingerprint
-from hisdiff_sd.io._atomic import locked, scratch_folder
+from hisdiff_sd.io._atomic import locked
+from hisdiff_sd.io._consolidated import METADATA, attributes_of, put
 from hisdiff_sd.io._image import CHUNK, file_kind, levels_of, open_image, pyramid, true_size
 
 if TYPE_CHECKING:
@@ -79,7 +80,7 @@ def with_pixels(sdata: SpatialData, store: Path) -> SpatialData:
     attrs = sdata.attrs.get(keys.ATTRS, {})
     if LINK not in attrs or keys.HE in sdata.images or keys.HE_SMALL not in sdata.images:
         return sdata
-    file = _find(attrs[LINK], store, str(attrs["slide"]))
+    file = find_image(attrs[LINK], store, str(attrs["slide"]))
     size = true_size(_opened(str(file), file.stat().st_mtime_ns))
     if list(size) != list(attrs["true_size"]):
         raise HisDiffError(f"{store} is linked to an image of another size; {_way_out(store)}")
@@ -122,24 +123,20 @@ def _opened(file: str, changed: int) -> da.Array:
 
 def read_link(store: Path) -> dict[str, Any] | None:
     """Where the pixels of a store are; None if they are in it."""
-    return _metadata(store)["attributes"][keys.ATTRS].get(LINK)
+    if (store / "images" / keys.HE).exists():  # one that was written anew, with its pixels, from a linked one
+        return None
+    return attributes_of(store)[keys.ATTRS].get(LINK)  # type: ignore[no-any-return]
 
 
 def point_to(store: Path, image: Path) -> None:
     """Have a linked store look for its pixels in a file that has moved."""
     with locked(store):
-        content = _metadata(store)
+        content = json.loads((store / METADATA).read_text())
         content["attributes"][keys.ATTRS][LINK] = link_to(image, store)
-        new = scratch_folder(store) / "zarr.json"
-        new.write_text(json.dumps(content))
-        os.replace(new, store / "zarr.json")
+        put(store, json.dumps(content, indent=1))
 
 
-def _metadata(store: Path) -> dict[str, Any]:
-    return dict(json.loads((store / "zarr.json").read_text()))
-
-
-def _find(link: dict[str, Any], store: Path, slide: str) -> Path:
+def find_image(link: dict[str, Any], store: Path, slide: str) -> Path:
     """The image, where it was or where it lies now as seen from the store."""
     places = [Path(link["path"]), (store.resolve().parent / link["relative"]).resolve()]
     for place in places:

@@ -11,7 +11,6 @@ import pandas as pd
 
 from hisdiff_sd._errors import HisDiffError, MissingFileError, reason
 from hisdiff_sd.io._hest_files import part
-from hisdiff_sd.io._hest_files import sample_ids as sample_ids
 from hisdiff_sd.io._json import read_json
 
 Values = dict[str, Any]

@@ -91,9 +91,9 @@ def qc(sdata: SpatialData | str | Path) -> QualityReport:
     >>> report.of("warning")
     []
     """
-    from hisdiff_sd._open import open_slide  # which needs hisdiff_sd.io itself
+    from hisdiff_sd._open import open_without_pixels  # which needs hisdiff_sd.io itself
 
-    slide = open_slide(sdata)
+    slide = open_without_pixels(sdata)
     attrs = slide_attrs(slide)
     return QualityReport(str(attrs["slide"]), (*findings_of(attrs), *_tissue(slide)))
 

@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from hisdiff_sd._errors import HisDiffError, reason
+
 Level = Literal["ok", "note", "warning", "error"]
 LEVELS: tuple[Level, ...] = ("ok", "note", "warning", "error")
 
@@ -63,9 +65,20 @@ def worst(findings: list[Finding]) -> Level:
 
 
 def findings_of(attrs: Mapping[str, Any]) -> list[Finding]:
-    """What the record of a slide (``sdata.attrs["hisdiff_sd"]``) says; what was not looked at is left out."""
-    found = dict(attrs.get("qc") or {})
-    return [finding for check in _CHECKS for finding in check(attrs, found)]
+    """What the record of a slide (``sdata.attrs["hisdiff_sd"]``) says; what was not looked at is left out.
+
+    Raises
+    ------
+    HisDiffError
+        If values of it are of no use.
+    """
+    try:
+        found = dict(attrs.get("qc") or {})
+        return [finding for check in _CHECKS for finding in check(attrs, found)]
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:  # a store of others, edited
+        raise HisDiffError(
+            f"slide {attrs.get('slide')!r} has a damaged record (attrs['hisdiff_sd']['qc']: {reason(error)}); read it again"
+        ) from error
 
 
 def _known(attrs: Mapping[str, Any], _: dict[str, Any]) -> Iterator[Finding]:
@@ -179,7 +192,7 @@ def _counts(attrs: Mapping[str, Any], found: dict[str, Any]) -> Iterator[Finding
     elif differ:
         value = f"{differ} of {found['spots']} spots have other totals than obs['total_counts'] says ({value})"
         yield Finding("warning", "totals", value, "counts may have been cut off when bins were pooled; compare")
-    elif attrs.get("technology") == "Visium HD" and "totals_differ" not in found:
+    elif attrs.get("technology") == "Visium HD" and found.get("totals_differ", 0) is None:  # pooled by HEST
         yield Finding("note", "totals", f"{value}; pooled bins of Visium HD are suspect", "compare with the original")
     else:
         yield Finding("ok", "totals", value)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,7 @@ from hisdiff_sd.io._store import check_attrs
 if TYPE_CHECKING:
     from spatialdata import SpatialData
 
+_HEX = {"counts": re.compile(r"[0-9a-f ]*"), "image": re.compile(r"[0-9a-f]{512}")}
 _COLUMNS = (
     *("slide", "level", "technology", "patient", "spots", "genes", "mpp", "mpp_source", "spot_pitch_um"),
     *("measured_pitch_um", "median_total", "empty_spots", "poor_spots", "on_glass", "alignment", "same_as"),
@@ -70,7 +72,7 @@ def qc_table(slides: Iterable[SpatialData | str | Path]) -> pd.DataFrame:
     records = [_record(slide) for slide in slides]
     if not records:
         raise HisDiffError("no slides given; a list of paths of stores is needed")
-    found = [findings if attrs is None else findings_of(attrs) for attrs, findings, _ in records]
+    found = [findings for _, findings, _ in records]
     shared = _shared([attrs for attrs, _, _ in records])
     for at, others in shared.items():
         advice = "one slide under two ids: leave one of them out"
@@ -83,10 +85,11 @@ def qc_table(slides: Iterable[SpatialData | str | Path]) -> pd.DataFrame:
 
 
 def _record(slide: SpatialData | str | Path) -> tuple[dict[str, Any] | None, list[Finding], str]:
-    """What a slide says of itself, or why it says nothing, and where it lies."""
+    """What a slide says of itself, or None; what was found, or why nothing could be; and where it lies."""
     store = str(slide) if isinstance(slide, str | Path) else str(slide.path or "")
     try:
-        return check_attrs(_attrs(slide)), [], store
+        attrs = check_attrs(_attrs(slide))
+        return attrs, findings_of(attrs), store
     except HisDiffError as error:  # one store that is broken does not hide the others
         return None, [Finding("error", "store", str(error), "")], store
 
@@ -106,14 +109,21 @@ def _attrs(slide: SpatialData | str | Path) -> Mapping[str, Any]:
 
 def _shared(records: list[dict[str, Any] | None]) -> dict[int, list[str]]:
     """What other slides every slide is the same as, in words."""
-    sketches = [((attrs or {}).get("qc") or {}).get("fingerprints") or {} for attrs in records]
+    sketches = [((attrs or {}).get("qc") or {}).get("fingerprints") for attrs in records]
     names = [str((attrs or {}).get("slide", "")) for attrs in records]
-    pairs = same_slides([s.get("counts", "") for s in sketches], [s.get("image", "") for s in sketches])
+    pairs = same_slides(*([_hex(s, kind) for s in sketches] for kind in ("counts", "image")))
     said: dict[int, list[str]] = {}
     for (i, j), what in pairs.items():
         for at, other in ((i, j), (j, i)):
             said.setdefault(at, []).append(f"{names[other]} (same {' and '.join(what)})")
     return said
+
+
+def _hex(sketches: Any, kind: str) -> str:
+    """A sketch of a slide; empty if there is none, or if it is none."""
+    text = sketches.get(kind, "") if isinstance(sketches, Mapping) else ""
+    whole = isinstance(text, str) and _HEX[kind].fullmatch(text)
+    return text if whole else ""
 
 
 def _row(attrs: Mapping[str, Any], findings: list[Finding], store: str) -> dict[str, Any]:

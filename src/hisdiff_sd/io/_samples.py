@@ -14,11 +14,13 @@ import pandas as pd
 from hisdiff_sd import _keys as keys
 from hisdiff_sd._errors import HisDiffError, MissingFileError, check_one_of
 from hisdiff_sd.io import _fingerprint as fingerprint
-from hisdiff_sd.io._metadata import number, read_metadata, sample_ids
+from hisdiff_sd.io._hest_files import part, sample_ids
+from hisdiff_sd.io._metadata import number, read_metadata
 
 if TYPE_CHECKING:
     from spatialdata import SpatialData
 
+OUTLINES = "outlines of the tissue"  # in a fingerprint
 READERS = ("hest", "visium", "wsi")
 _ABOUT = ("patient", "species", "organ", "dataset")
 _COLUMNS = ("id", "reader", "path", "image", "mpp", *_ABOUT)
@@ -63,7 +65,7 @@ class Sample:
         if self.image is not None:
             return self.image
         assert self.path is not None
-        return self.path / "wsis" / f"{self.id}.tif"
+        return part(self.path, self.id, "wsis")
 
     def read(self) -> SpatialData:
         """The slide, lazily, with the fingerprint of its source in its attributes."""
@@ -87,7 +89,7 @@ class Sample:
         said: dict[str, Any] = {"reader": self.reader, "mpp": self.mpp, "about": self.about}
         counts: list[Path] = []
         if self.reader == "hest" and self.path is not None:
-            counts = [self.path / "st" / f"{self.id}.h5ad"]
+            counts = [part(self.path, self.id, "st")]
             metadata = read_metadata(self.path, self.id)
             said["metadata"] = {key: metadata.get(key) for key in _READ_BY_HEST}
         elif self.path is not None:
@@ -95,7 +97,12 @@ class Sample:
         found = {"image": fingerprint.of_file(_there(self.image_file))}
         if counts:
             found["counts"] = "+".join(fingerprint.of_file(_there(file)) for file in counts)
-        return found | {"what is said of it": fingerprint.of_values(said)}
+        found["what is said of it"] = fingerprint.of_values(said)
+        if self.reader == "hest" and self.path is not None:
+            outlines = part(self.path, self.id, "tissue_seg")
+            if outlines.is_file():
+                found[OUTLINES] = fingerprint.of_file(outlines)
+        return found
 
 
 def samples_of(src: str | Path, wanted: Iterable[str] | None = None) -> list[Sample]:
@@ -105,8 +112,8 @@ def samples_of(src: str | Path, wanted: Iterable[str] | None = None) -> list[Sam
         found = [Sample(name, "hest", path=source) for name in sample_ids(source)]
         if not found:
             raise MissingFileError(
-                f"no slides in {source}: a HEST root has the folders wsis/, st/ and metadata/; slides that lie otherwise are "
-                "named by a sample sheet, a CSV file"
+                f"no slides in {source}: a HEST root has the folders wsis/, st/ and metadata/, or their files side by side; "
+                "slides that lie otherwise are named by a sample sheet, a CSV file"
             )
     elif source.is_file():
         found = _of_sheet(source)

@@ -52,6 +52,8 @@ class SlideParts:
         Nominal geometry of the technology.
     about
         Patient, species, organ, technology: what the source says of the slide.
+    pitch_known
+        Whether `spot_pitch_um` is known without the pixel size; if it follows from that, it says nothing of it.
     bins
         Whether the spots are square bins without gaps between them: then the measured distance is their size.
     pixel_sizes
@@ -72,6 +74,7 @@ class SlideParts:
     spot_diameter_um: float
     spot_pitch_um: float | None
     about: dict[str, str] = field(default_factory=dict)
+    pitch_known: bool = True
     bins: bool = False
     pixel_sizes: dict[str, float] = field(default_factory=dict)
     genes: GeneNames = "symbols"
@@ -276,7 +279,7 @@ def _measured_geometry(parts: SlideParts, xy: np.ndarray, found: dict[str, Any])
     """Diameter and pitch in um, after a look at the distance of the spots: the surest check of the pixel size."""
     declared = parts.spot_pitch_um
     found["declared_pitch_um"] = declared
-    if declared is None or len(xy) < FEWEST_FOR_PITCH:
+    if declared is None or not parts.pitch_known or len(xy) < FEWEST_FOR_PITCH:
         return parts.spot_diameter_um, declared
     measured = pitch_px(xy, exact=parts.bins) * parts.mpp
     found["measured_pitch_um"] = measured

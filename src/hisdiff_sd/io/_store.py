@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hisdiff_sd import _keys as keys
-from hisdiff_sd._errors import HisDiffError
+from hisdiff_sd._errors import HisDiffError, reason
 from hisdiff_sd.io._atomic import locked, move_in, staged
 from hisdiff_sd.io._codecs import check_compression, write_compressed
 from hisdiff_sd.io._record import check_record
@@ -91,7 +91,7 @@ def write_checked(
     except HisDiffError:
         raise
     except Exception as error:  # pixels are read while they are written: whatever a damaged file raises
-        raise HisDiffError(f"writing {target} failed ({_reason(error)}); nothing was changed there") from error
+        raise HisDiffError(f"writing {target} failed ({reason(error)}); nothing was changed there") from error
     return spatialdata.read_zarr(target)
 
 
@@ -282,9 +282,7 @@ def _write_to_store(
     except HisDiffError:
         raise
     except Exception as error:
-        raise HisDiffError(
-            f"writing {called} into {store} failed ({_reason(error)}); the store is as it was"
-        ) from error
+        raise HisDiffError(f"writing {called} into {store} failed ({reason(error)}); the store is as it was") from error
 
 
 def _stage_table(build: Path, name: str, table: AnnData) -> None:
@@ -306,11 +304,6 @@ def _stage_table(build: Path, name: str, table: AnnData) -> None:
 
 def _element_names(sdata: SpatialData) -> list[str]:
     return [name for _, name, _ in sdata.gen_elements()]
-
-
-def _reason(error: Exception) -> str:
-    """What an error says; some say nothing but their name."""
-    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
 
 
 def _check_free(target: Path, overwrite: bool) -> None:

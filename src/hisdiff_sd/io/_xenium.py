@@ -116,6 +116,7 @@ def xenium(
             mpp_source="alignment of the H&E image",
             spot_diameter_um=pitch,
             spot_pitch_um=pitch,
+            pitch_known=False,
             bins=True,
             genes=genes,
             control_probes=control_probes,
