@@ -37,4 +37,6 @@ class Commands(TyperGroup):
 
 def in_words_of_the_command(message: str) -> str:
     """A message of the API, with the option that its argument is called here."""
-    return message if "--overwrite" in message else message.replace("overwrite=True", "--overwrite")
+    for argument, option in (("overwrite=True", "--overwrite"), ("key_added=", "--key")):
+        message = message if option in message else message.replace(argument, option)
+    return message
