@@ -142,6 +142,19 @@ def test_stores_of_others_get_companions(run, own_stores, tmp_path, saved_model)
     assert "hisdiff" in spatialdata.read_zarr(tmp_path / "mine" / "S3.zarr").tables
 
 
+def test_the_way_out_of_a_read_only_folder_is_an_option(run, bare, monkeypatch):
+    import os
+
+    allowed = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode, **how: mode != os.W_OK and allowed(path, mode, **how))
+    code, _, error = run("embed", bare / "S1.zarr", "--encoder", "morphology")
+    assert code == 3
+    assert (
+        "S1.zarr may not be written to; give embed and predict a folder for the results: --companions FOLDER" in error
+    )
+    assert "hd.io.open" not in error
+
+
 def test_a_folder_stands_for_its_stores_once(run, own_stores):
     again = f"{own_stores / 'S1.zarr'}/"
     code, text, _ = run("embed", own_stores, again, "--encoder", "morphology", "--dry-run", "--json")
