@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from hisdiff_sd import _keys as keys
 from hisdiff_sd._cohort_run import Row, Task, logger, run_task
 from hisdiff_sd._errors import HisDiffError
 from hisdiff_sd._progress import progress
@@ -217,6 +218,9 @@ def image_pixels(store: str | Path) -> int:
     largest: dict[str, int] = {}
     try:
         metadata = json.loads((Path(store) / "zarr.json").read_text())
+        about = metadata["attributes"].get(keys.ATTRS, {})
+        if "link" in about:  # its pixels lie elsewhere
+            return math.prod(about["true_size"])
         for key, node in metadata["consolidated_metadata"]["metadata"].items():
             kind, _, rest = key.partition("/")
             if kind == "images" and node["node_type"] == "array":

@@ -109,7 +109,7 @@ def check_page(path: Path, *, overwrite: bool) -> None:
     if path.is_dir():
         raise HisDiffError(f"{path} is a folder; give the name of a file, such as {path / 'report.html'}")
     if path.exists() and not overwrite:
-        raise HisDiffError(f"{path} exists already; give overwrite=True (--overwrite) to replace it, or another name")
+        raise HisDiffError(f"{path} exists already; give overwrite=True to replace it, or another name")
     if not path.parent.is_dir():
         raise HisDiffError(f"cannot write {path}: there is no folder {path.parent}")
     if not os.access(path.parent, os.W_OK):

@@ -11,6 +11,7 @@ import typer
 
 from hisdiff_sd._cli import _compare, _data, _model, _prepare, _run
 from hisdiff_sd._cli._app import Commands
+from hisdiff_sd._cli._output import Messages
 from hisdiff_sd._version import __version__
 
 app = typer.Typer(
@@ -74,8 +75,11 @@ def main() -> None:
     """Run the command line."""
     # threads that wait for each other by spinning crawl on a machine that does other work too; read when torch is loaded
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
-    logging.getLogger("hisdiff_sd").setLevel(logging.INFO)
+    messages = Messages()
+    messages.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
+    logger = logging.getLogger("hisdiff_sd")
+    logger.handlers = [messages]  # not the root's: libraries that say what they have to say would say it twice
+    logger.setLevel(logging.INFO)
     app()
 
 

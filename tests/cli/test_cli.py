@@ -91,7 +91,7 @@ def test_the_shell_is_offered_commands_and_values():
     ("words", "said"),
     [
         (["trian"], "No such command 'trian'"),
-        (["embed"], "Missing argument 'STORE...'"),
+        (["embed"], "Missing argument 'STORE'"),
         (["train", "s.zarr"], "Missing option '--out'"),
         (["embed", "s.zarr", "--encodr", "uni"], "No such option: --encodr"),
         (["predict", "s.zarr", "--n-samples", "many"], "Invalid value for '--n-samples'"),
@@ -111,6 +111,11 @@ def test_a_wrong_command_line_ends_with_2(run, words, said):
         (["embed", "{stores}/S9.zarr"], "no store .*S9.zarr; stores in .*: S1.zarr, S2.zarr, S3.zarr"),
         (["embed", "{empty}"], "is no store and has no stores"),
         (["embed", "{stores}", "--workers", "0"], "--workers 0 cannot work"),
+        (["embed", "{stores}", "--encoder", "morfology"], "no encoder 'morfology'; .*'morphology'"),
+        (["embed", "{stores}", "--encoder", "morphology", "--padding", "blue"], "no padding 'blue'"),
+        (["embed", "{stores}", "--encoder", "morphology", "--dtype", "int8"], "no dtype 'int8'"),
+        (["embed", "{stores}", "--encoder", "morphology", "--batch-size", "0"], "batch_size=0 is no number of tiles"),
+        (["embed", "{stores}", "--encoder", "morphology", "--device", "tpu"], "no device 'tpu'"),
         (["genes", "{stores}", "--out", "no/genes.txt"], "cannot write no/genes.txt: there is no folder no"),
         (["genes", "{stores}", "--include", "ERBB22"], "missing from slides"),
         (["train", "{stores}", "--out", "m", "--preset", "flwo"], "no preset 'flwo'; .*Did you mean 'flow'"),
@@ -119,6 +124,11 @@ def test_a_wrong_command_line_ends_with_2(run, words, said):
         (["train", "{stores}", "--out", "{stores}", "--overwrite"], "holds no model and is not replaced"),
         (["predict", "{stores}", "--model", "{empty}"], "no model in .*: config.json is missing"),
         (["predict", "{stores}"], "no model given"),
+        (["predict", "{stores}", "--model", "{model}", "--sampler", "foo"], "no sampler 'foo'"),
+        (["predict", "{stores}", "--model", "{model}", "--n-samples", "0"], "n_samples=0 draws nothing"),
+        (["predict", "{stores}", "--model", "{model}", "--spacing-um", "0"], "spacing_um=0.0 is no distance"),
+        (["predict", "{stores}", "--model", "{model}", "--genes", "FOO"], "no gene in the model's panel 'FOO'"),
+        (["train", "{stores}", "--out", "m", "--preset", "flwo", "--dry-run"], "no preset 'flwo'"),
         (["evaluate", "{stores}/S1.zarr", "--model", "{empty}"], "no model in .*: config.json is missing"),
         (["cross-validate", "{stores}", "--rows", "rigde"], "no row 'rigde'|rigde"),
         (["cross-validate", "{stores}", "--by", "folds.csv"], "folds.csv"),
@@ -128,10 +138,10 @@ def test_a_wrong_command_line_ends_with_2(run, words, said):
         (["run", "x.toml", "--until", "tran"], "no step 'tran'; .*Did you mean 'train'"),
     ],
 )
-def test_a_wrong_word_is_one_line_that_ends_with_1(run, stores, tmp_path, monkeypatch, words, said):
+def test_a_wrong_word_is_one_line_that_ends_with_1(run, stores, saved_model, tmp_path, monkeypatch, words, said):
     (tmp_path / "empty").mkdir()
     monkeypatch.chdir(tmp_path)
-    folders = {"stores": str(stores["S1"].parent), "empty": str(tmp_path / "empty")}
+    folders = {"stores": str(stores["S1"].parent), "empty": str(tmp_path / "empty"), "model": str(saved_model)}
     code, text, error = run(*(word.format(**folders) for word in words))
     assert code == 1
     assert re.search(said, error)

@@ -234,7 +234,7 @@ def test_a_report_of_one_slide_is_written(run, out, tmp_path, monkeypatch):
     assert page.count("<h3>") == 1
     code, _, error = run("report", store)
     assert code == 1
-    assert error.startswith("Error: S2_report.html exists already; give overwrite=True (--overwrite)")
+    assert error.startswith("Error: S2_report.html exists already; give --overwrite")
     assert Path("S2_report.html").read_text(encoding="utf-8") == page
 
 

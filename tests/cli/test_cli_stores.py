@@ -38,6 +38,21 @@ def test_stores_are_embedded_once(run, bare):
     assert statuses(text) == ["done"]
 
 
+def test_slides_that_fail_alike_are_named_together_and_the_option_is_that_of_the_command(run, bare):
+    assert run("embed", bare, "--encoder", "morphology")[0] == 0
+    code, _, error = run("embed", bare, "--encoder", "morphology", "--padding", "white")
+    assert code == 3
+    assert (
+        error.count("give --overwrite to replace it, or --key for another name") == 3
+    )  # as each fails, and at the end
+    assert "overwrite=" not in error
+    last = error[error.index("2 of 2 slides failed") :].splitlines()
+    assert last[1].startswith(f"  {bare / 'S1.zarr'}, {bare / 'S2.zarr'}: ")
+    code, _, _ = run("embed", bare, "--encoder", "morphology", "--padding", "white", "--key", "white")
+    assert code == 0
+    assert "white" in spatialdata.read_zarr(bare / "S1.zarr").tables
+
+
 def test_a_slide_that_fails_is_named_and_the_others_are_done(run, bare):
     shutil.rmtree(bare / "S1.zarr" / "shapes" / "spots")
     code, text, error = run("embed", bare, "--encoder", "morphology", "--json")
@@ -127,8 +142,22 @@ def test_stores_of_others_get_companions(run, own_stores, tmp_path, saved_model)
     assert "hisdiff" in spatialdata.read_zarr(tmp_path / "mine" / "S3.zarr").tables
 
 
+def test_the_way_out_of_a_read_only_folder_is_an_option(run, bare, monkeypatch):
+    import os
+
+    allowed = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode, **how: mode != os.W_OK and allowed(path, mode, **how))
+    code, _, error = run("embed", bare / "S1.zarr", "--encoder", "morphology")
+    assert code == 3
+    assert (
+        "S1.zarr may not be written to; give embed and predict a folder for the results: --companions FOLDER" in error
+    )
+    assert "hd.io.open" not in error
+
+
 def test_a_folder_stands_for_its_stores_once(run, own_stores):
-    code, text, _ = run("embed", own_stores, own_stores / "S1.zarr", "--encoder", "morphology", "--dry-run", "--json")
+    again = f"{own_stores / 'S1.zarr'}/"
+    code, text, _ = run("embed", own_stores, again, "--encoder", "morphology", "--dry-run", "--json")
     assert code == 0
     assert [row["slide"] for row in json.loads(text)["stores"]] == ["S1", "S2", "S3"]
 

@@ -13,6 +13,7 @@ from PIL import Image
 from spatialdata.transformations import get_transformation
 
 import hisdiff_sd as hd
+from hisdiff_sd._cohort import image_pixels
 from hisdiff_sd._errors import HisDiffError, MissingFileError
 from hisdiff_sd.io._image import levels_of
 
@@ -58,6 +59,7 @@ def test_a_linked_slide_is_the_slide(moved, whole):
 
 def test_a_linked_store_is_small_and_lies_on_the_slide_for_every_reader(moved, whole):
     sdata = spatialdata.read_zarr(moved / "stores" / "L1.zarr")
+    assert image_pixels(moved / "stores" / "L1.zarr") == np.prod(hd.io.open(whole).attrs["hisdiff_sd"]["true_size"])
     assert list(sdata.images) == ["he_small"]  # not "he": whoever cuts tiles from it would cut them from another place
     small = sdata["he_small"]
     np.testing.assert_array_equal(

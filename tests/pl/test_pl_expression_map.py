@@ -65,6 +65,8 @@ def test_squares_are_one_image_that_lies_on_them(bare, lay_tiles, add_prediction
         assert (left, top, right, bottom) == pytest.approx(tuple(bare[name].total_bounds))
         shown = picture.get_array()
         np.testing.assert_array_equal(shown[cells[:, 1], cells[:, 0]], values.loc[order, "ERBB2"].to_numpy(np.float32))
+        assert np.isfinite(shown.data).all()  # below the mask too: what lies there is drawn through
+        assert (shown.data[shown.mask] == picture.norm.vmin).all()
         assert shown.count() == len(order) < shown.size
         assert not axes.collections
         assert picture.get_alpha() < 0.8

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from enum import IntEnum
 from typing import Any
 
@@ -37,4 +38,16 @@ class Commands(TyperGroup):
 
 def in_words_of_the_command(message: str) -> str:
     """A message of the API, with the option that its argument is called here."""
-    return message if "--overwrite" in message else message.replace("overwrite=True", "--overwrite")
+    for pattern, words in _WORDS:
+        message = re.sub(pattern, words, message)
+    return message
+
+
+_WORDS = (
+    (r"overwrite=True", "--overwrite"),
+    (r"key_added=", "--key"),
+    (
+        r"open the slide with a companion .*hd\.io\.open\(.*\)",
+        "give embed and predict a folder for the results: --companions FOLDER",
+    ),
+)

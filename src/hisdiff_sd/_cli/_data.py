@@ -22,7 +22,7 @@ def download(
     what: Annotated[
         list[str],
         typer.Argument(
-            metavar="WHAT...", help="Ids such as SPA148, datasets such as HER2ST, or organ=Breast.", show_default=False
+            metavar="WHAT", help="Ids such as SPA148, datasets such as HER2ST, or organ=Breast.", show_default=False
         ),
     ],
     out: Annotated[Path, typer.Option(help="Folder for the files, in HEST layout.", show_default=False)],
@@ -75,13 +75,14 @@ def samples(
 
 def convert(
     source: Annotated[
-        Path, typer.Argument(help="A folder in HEST layout, or a sample sheet (CSV).", show_default=False)
+        Path,
+        typer.Argument(metavar="SOURCE", help="A folder in HEST layout, or a sample sheet (CSV).", show_default=False),
     ],
-    out: Annotated[Path, typer.Argument(help="Folder for the stores: <id>.zarr.", show_default=False)],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder for the stores: <id>.zarr.", show_default=False)],
     samples: Samples = None,
     compression: Annotated[str, typer.Option(help="How pixels are packed: see hd.io.write.")] = "zstd",
     link: Annotated[bool, typer.Option("--link", help="Leave the pixels in their file, and refer to it.")] = False,
-    workers_: Annotated[int, typer.Option("--workers", help="Processes that convert a slide each.")] = 1,
+    workers_: options.Workers = 1,
     overwrite: options.Overwrite = False,
     dry_run: options.DryRun = False,
     json: options.Json = False,
@@ -166,7 +167,9 @@ def qc(stores: options.Stores, json: options.Json = False) -> None:
 
 def export(
     store: Annotated[Path, typer.Argument(metavar="STORE", help="The store of a slide.", show_default=False)],
-    out: Annotated[Path, typer.Argument(help="The file to write, such as SPA148.h5ad.", show_default=False)],
+    out: Annotated[
+        Path, typer.Argument(metavar="FILE", help="The file to write, such as SPA148.h5ad.", show_default=False)
+    ],
     key: Annotated[str, typer.Option(help="Table that is exported.")] = "hisdiff",
     overwrite: options.Overwrite = False,
     json: options.Json = False,

@@ -11,6 +11,7 @@ from hisdiff_sd._cli import _files as files
 from hisdiff_sd._cli import _options as options
 from hisdiff_sd._cli._output import emit, emit_stores, plain, records, say
 from hisdiff_sd._cli._stores import slide_of, stores_of, workers
+from hisdiff_sd._errors import check_one_of
 
 Genes = Annotated[str | None, typer.Option("--genes", help="File with a gene a line, or names such as ERBB2,EPCAM.")]
 
@@ -43,6 +44,8 @@ def train(
     """
     paths = stores_of(stores)
     panel = files.panel_of(genes)
+    check_one_of(target, options.TARGETS, "target")
+    check_one_of(preset, options.PRESETS, "preset")
     if dry_run:
         slides = [slide_of(path) for path in paths]
         what = {"slides": slides, "genes": panel, "encoder": encoder, "target": target, "preset": preset}
@@ -84,7 +87,7 @@ def predict(
     weights: options.Weights = None,
     device: options.Device = "auto",
     companions: options.Companions = None,
-    workers_: Annotated[int, typer.Option("--workers", help="Processes that work on a slide each.")] = 1,
+    workers_: options.Workers = 1,
     overwrite: options.Overwrite = False,
     dry_run: options.DryRun = False,
     json: options.Json = False,
@@ -99,11 +102,22 @@ def predict(
     """
     from hisdiff_sd import map_stores, tl
     from hisdiff_sd._cli._plan import planned_prediction, planned_tables
+    from hisdiff_sd._device import resolve_device
+    from hisdiff_sd.tl._draws import Draws
     from hisdiff_sd.tl._model_inputs import resolve_model
+    from hisdiff_sd.tl._predict import check_spacing
+    from hisdiff_sd.tl._prediction_run import panel_columns
+    from hisdiff_sd.tl._prediction_table import check_kept
 
     paths = stores_of(stores)
-    # a model that is not there is said once, not once a slide
-    resolve_model(model)
+    # what is wrong whatever the slide is said once, not once a slide
+    check_spacing(spacing_um)
+    draws: dict[str, Any] = {"n_samples": n_samples, "sampler": sampler, "steps": steps, "seed": seed}
+    check_kept(keep_samples, n_samples)
+    bundle, panel = resolve_model(model), files.panel_of(genes)
+    Draws.of(bundle.process, **draws)
+    panel_columns(bundle, panel)
+    resolve_device(device)
     if dry_run:
         import pandas as pd
 
@@ -112,9 +126,8 @@ def predict(
         )
         emit({"command": "predict", "dry_run": True, "stores": records(plan)}, plain(plan), json)
         return
-    how: dict[str, Any] = {"model": model, "genes": files.panel_of(genes), "spacing_um": spacing_um}
-    how |= {"n_samples": n_samples, "sampler": sampler, "steps": steps, "keep_samples": keep_samples, "seed": seed}
-    how |= {"key_added": key, "weights": weights, "overwrite": overwrite}
+    how: dict[str, Any] = {"model": model, "genes": panel, "spacing_um": spacing_um, "keep_samples": keep_samples}
+    how |= {**draws, "key_added": key, "weights": weights, "overwrite": overwrite}
     how |= {} if device == "auto" else {"device": device}
     with workers(workers_) as client:
         table = map_stores(tl.predict, paths, client=client, companions=companions, **how)

@@ -30,13 +30,12 @@ def _completed(values: tuple[str, ...]) -> Callable[[str], list[str]]:
 
 Stores = Annotated[
     list[str],
-    typer.Argument(metavar="STORE...", help="Stores of slides, or folders that hold stores.", show_default=False),
+    typer.Argument(metavar="STORE", help="Stores of slides, or folders that hold stores.", show_default=False),
 ]
-Out = Annotated[Path, typer.Option("--out", help="Where the result is written.", show_default=False)]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object on stdout.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
-Workers = Annotated[int, typer.Option(help="Processes on this machine that work on a slide each.")]
+Workers = Annotated[int, typer.Option("--workers", help="Processes on this machine that work on a slide each.")]
 Device = Annotated[str, typer.Option(help="Torch device, such as cuda:0; 'auto' takes a GPU where there is one.")]
 Seed = Annotated[int, typer.Option(help="Of everything random.")]
 Encoder = Annotated[

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -16,6 +17,14 @@ if TYPE_CHECKING:
 def say(text: str) -> None:
     """Tell the user something that is not the result."""
     typer.echo(text, err=True)
+
+
+class Messages(logging.Handler):
+    """What the package says meanwhile, as lines on stderr in the words of the command line."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Say a message."""
+        say(in_words_of_the_command(self.format(record)))
 
 
 def emit(result: dict[str, Any], text: str, as_json: bool) -> None:
@@ -40,7 +49,7 @@ def emit_stores(command: str, table: pd.DataFrame, as_json: bool) -> None:
     emit({"command": command, "stores": records(table)}, plain(table[shown]), as_json)
     if len(failed):
         say(f"{len(failed)} of {len(table)} slides failed:")
-        for store, error in zip(failed["store"], failed["error"], strict=True):
-            say(f"  {store}: {in_words_of_the_command(error)}")
+        for error, stores in failed.groupby("error", sort=False)["store"]:
+            say(f"  {', '.join(stores)}: {in_words_of_the_command(error)}")
         say("Mend what is said, and run the same command again: what is done is skipped.")
         raise typer.Exit(Code.SOME_FAILED)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -23,9 +23,10 @@ def embed(
     shapes: Annotated[str, typer.Option("--shapes", help="Spots or grid whose tiles are embedded.")] = keys.SPOTS,
     dtype: Annotated[str, typer.Option(help="float32, or float16 for half the bytes.")] = "float32",
     batch_size: Annotated[int | None, typer.Option(help="Tiles that are embedded together.")] = None,
+    key: Annotated[str | None, typer.Option(help="Name of the table; <shapes>_<encoder> by default.")] = None,
     device: options.Device = "auto",
     companions: options.Companions = None,
-    workers_: Annotated[int, typer.Option("--workers", help="Processes that work on a slide each.")] = 1,
+    workers_: options.Workers = 1,
     overwrite: options.Overwrite = False,
     dry_run: options.DryRun = False,
     json: options.Json = False,
@@ -39,19 +40,26 @@ def embed(
       hisdiff-sd embed stores/SPA147.zarr stores/SPA148.zarr --encoder morphology
       hisdiff-sd embed /shared/stores --companions mine --encoder uni --weights pytorch_model.bin
     """
-    from hisdiff_sd import map_stores, pp
+    from hisdiff_sd import encoders, map_stores, pp
     from hisdiff_sd._cli._plan import planned_tables
+    from hisdiff_sd.pp._embed import embedding_protocol
 
     paths = stores_of(stores)
+    # what is wrong whatever the slide is said once, not once a slide
+    embedding_protocol(tile_um, padding, dtype, batch_size)
     if dry_run:
-        plan = planned_tables(paths, keys.embedding_key(shapes, encoder), companions)
+        plan = planned_tables(paths, key or keys.embedding_key(shapes, encoder), companions)
         emit({"command": "embed", "dry_run": True, "stores": records(plan)}, plain(plan), json)
         return
-    how = {"encoder": encoder, "weights": weights, "tile_um": tile_um, "padding": padding, "shapes_key": shapes}
-    how |= {"dtype": dtype, "batch_size": batch_size, "overwrite": overwrite}
-    # on a cluster every worker is given its own GPU, unless one is asked for
-    how |= {} if device == "auto" else {"device": device}
+    how: dict[str, Any] = {"tile_um": tile_um, "padding": padding, "shapes_key": shapes}
+    how |= {"dtype": dtype, "batch_size": batch_size, "key_added": key, "overwrite": overwrite}
     with workers(workers_) as client:
+        if client is None:
+            how["encoder"] = encoders.load(encoder, weights=weights, device=device)
+        else:
+            how |= {"encoder": encoder, "weights": weights}
+            # every worker is given its own GPU, unless one is asked for
+            how |= {} if device == "auto" else {"device": device}
         table = map_stores(pp.embed, paths, client=client, companions=companions, **how)
     emit_stores("embed", table, json)
 

@@ -28,8 +28,10 @@ def stores_of(words: Sequence[str], *, damaged: bool = False) -> list[str]:
 
     found: list[str] = []
     for word in words:
-        if is_url(word) or is_one(word):
+        if is_url(word):
             found.append(word)
+        elif is_one(word):
+            found.append(str(Path(word)))  # without a trailing slash, by which it would be another
         elif Path(word).is_dir():
             inside = sorted(str(p) for p in Path(word).glob("*.zarr") if is_one(p))
             if not inside:

@@ -135,7 +135,8 @@ def _draw_squares(
     assert cells is not None
     first = cells.min(0)
     columns, rows = cells.max(0) - first + 1
-    picture = np.ma.masked_all((rows, columns), np.float32)
+    # filled below its mask too: the drawing of images works on what lies there
+    picture = np.ma.masked_array(np.full((rows, columns), low, np.float32), mask=True)
     picture[cells[:, 1] - first[1], cells[:, 0] - first[0]] = values
     (left, top), (right, bottom) = marks.xy.min(0) - marks.size / 2, marks.xy.max(0) + marks.size / 2
     return axes.imshow(

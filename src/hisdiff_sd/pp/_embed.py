@@ -117,8 +117,7 @@ def embed(
     spots = slide_shapes(sdata, shapes_key)
     if image_key not in sdata.images:
         raise HisDiffError(f"no image {image_key!r}; images here: {', '.join(map(repr, sdata.images)) or 'none'}")
-    check_one_of(dtype, DTYPES, "dtype")
-    protocol = TileProtocol(tile_um, padding)
+    protocol = embedding_protocol(tile_um, padding, dtype, batch_size)
     loaded = encoders.load(encoder, weights=weights, device=device)
     name = key_added or keys.embedding_key(shapes_key, loaded.name)
     check_table_name(sdata, name)
@@ -156,6 +155,14 @@ def embed(
         set_provenance(table, record | how | {"failed_tiles": failed})
         # a table that this object does not know of is another process's work
         write_table(sdata, name, table, overwrite=overwrite or there is not None)
+
+
+def embedding_protocol(tile_um: float | None, padding: str, dtype: str, batch_size: int | None) -> TileProtocol:
+    """How tiles are cut, once all that was asked for is known to make sense on any slide."""
+    check_one_of(dtype, DTYPES, "dtype")
+    if batch_size is not None and batch_size < 1:
+        raise HisDiffError(f"batch_size={batch_size} is no number of tiles; give 1 or more, or leave it out")
+    return TileProtocol(tile_um, padding)
 
 
 def _plan(

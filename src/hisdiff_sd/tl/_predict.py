@@ -135,10 +135,9 @@ def predict(
     ['q05', 'q50', 'q95', 'sample_0', 'std']
     """
     how: dict[str, Any] = {"sampler": sampler, "steps": steps, "batch_size": batch_size, "precision": precision}
+    check_spacing(spacing_um)
     check_draws(n_samples, **how)
     check_kept(keep_samples, n_samples)
-    if spacing_um is not None and not (np.isfinite(spacing_um) and spacing_um > 0):
-        raise HisDiffError(f"spacing_um={spacing_um} is no distance; give um, such as 100")
     if key_added is not None:
         _prediction_there(sdata, key_added)
     bundle = resolve_model(model)
@@ -168,6 +167,12 @@ def predict(
         record["genes"] = "" if genes is None else json.dumps(list(dict.fromkeys(genes)))
         table = prediction_table(partial.values, summary, slide, bundle, sdata, shapes_key, record)
         write_table(sdata, name, table, overwrite=overwrite or there is not None)
+
+
+def check_spacing(spacing_um: float | None) -> None:
+    """Refuse what is no distance of tiles."""
+    if spacing_um is not None and not (np.isfinite(spacing_um) and spacing_um > 0):
+        raise HisDiffError(f"spacing_um={spacing_um} is no distance; give um, such as 100")
 
 
 def _prediction_there(sdata: SpatialData, name: str) -> AnnData | None:
