@@ -176,7 +176,7 @@ def report(
 
     For example:
       hisdiff-sd report stores/SPA148.zarr
-      hisdiff-sd report stores/SPA148.zarr --genes ERBB2,EPCAM --out SPA148.html
+      hisdiff-sd report stores/SPA148.zarr --genes ERBB2 --out SPA148.html
     """
     from hisdiff_sd import pl
 
