@@ -140,6 +140,11 @@ def test_stores_of_others_get_companions(run, own_stores, tmp_path, saved_model)
     assert run("predict", own_stores / "S3.zarr", *words)[0] == 0
     assert sorted(p.name for p in (own_stores / "S3.zarr" / "tables").iterdir()) == before
     assert "hisdiff" in spatialdata.read_zarr(tmp_path / "mine" / "S3.zarr").tables
+    words = ["--model", saved_model, "--companions", tmp_path / "mine", "--json"]
+    code, text, _ = run("evaluate", own_stores / "S3.zarr", *words)
+    assert code == 0
+    assert {row["slide"] for row in json.loads(text)["scores"]} == {"S3"}
+    assert sorted(p.name for p in (own_stores / "S3.zarr" / "tables").iterdir()) == before
 
 
 def test_the_way_out_of_a_read_only_folder_is_an_option(run, bare, monkeypatch):
@@ -149,9 +154,7 @@ def test_the_way_out_of_a_read_only_folder_is_an_option(run, bare, monkeypatch):
     monkeypatch.setattr(os, "access", lambda path, mode, **how: mode != os.W_OK and allowed(path, mode, **how))
     code, _, error = run("embed", bare / "S1.zarr", "--encoder", "morphology")
     assert code == 3
-    assert (
-        "S1.zarr may not be written to; give embed and predict a folder for the results: --companions FOLDER" in error
-    )
+    assert "S1.zarr may not be written to; give a folder for the results: --companions FOLDER" in error
     assert "hd.io.open" not in error
 
 

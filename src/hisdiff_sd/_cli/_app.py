@@ -48,6 +48,6 @@ _WORDS = (
     (r"key_added=", "--key"),
     (
         r"open the slide with a companion .*hd\.io\.open\(.*\)",
-        "give embed and predict a folder for the results: --companions FOLDER",
+        "give a folder for the results: --companions FOLDER",
     ),
 )

@@ -138,6 +138,7 @@ def evaluate(
     stores: options.Stores,
     model: options.Model = None,
     key: Annotated[str, typer.Option(help="Table of the prediction; made if it is not there.")] = "hisdiff",
+    companions: options.Companions = None,
     out: Annotated[Path | None, typer.Option(help="File for the scores, CSV.")] = None,
     overwrite: options.Overwrite = False,
     json: options.Json = False,
@@ -153,7 +154,7 @@ def evaluate(
     paths = stores_of(stores)
     if out is not None:
         files.check_file(out, overwrite)
-    table = scores_of(paths, model, key)
+    table = scores_of(paths, model, key, companions)
     if out is not None:
         files.write_text(out, table.to_csv(index=False))
         say(f"scores of {len(paths)} slides: {out}")
@@ -203,7 +204,7 @@ def about(model: Any, path: Path) -> dict[str, Any]:
     }
 
 
-def scores_of(paths: list[str], model: str | Path | None, key: str = "hisdiff") -> Any:
+def scores_of(paths: list[str], model: str | Path | None, key: str = "hisdiff", companions: Path | None = None) -> Any:
     """Scores of all slides, with the slide and how independent it is of the training slides in front."""
     import pandas as pd
 
@@ -213,7 +214,8 @@ def scores_of(paths: list[str], model: str | Path | None, key: str = "hisdiff") 
     bundle = resolve_model(model)
     tables = []
     for path in paths:
-        found = tl.evaluate(io.open(path), bundle, key=key)
+        companion = None if companions is None else companions / Path(path).name
+        found = tl.evaluate(io.open(path, companion=companion), bundle, key=key)
         found.insert(0, "protocol", found.attrs["protocol"])
         found.insert(0, "slide", slide_of(path))
         tables.append(found.assign(target=found.attrs["target"]))
