@@ -188,7 +188,7 @@ def _write_json(
 def _next_command(out: Path, held_out: str) -> str:
     store, model = out / "stores" / f"{held_out}.zarr", out / "model"
     return (
-        "\nNext, predict any slide of your own with this model:\n"
+        "\nNext, predict a slide with this model, such as the one that was held out:\n"
         '  python -c "import spatialdata, hisdiff_sd as hd; '
         f"s = spatialdata.read_zarr('{store}'); hd.tl.predict(s, '{model}', key_added='again'); print(s['again'])\""
     )

@@ -17,6 +17,10 @@ SCHEMA_VERSION = 1
 RESERVED = re.compile(r"zarr\.json|(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?", re.IGNORECASE)
 _LONGEST = 60  # characters, of up to four bytes; file systems take 255 bytes
 
+# how independent a slide is of the training, as predictions and scores say
+TRAINED_ON = "training slide"
+WITHIN_PATIENT = "held-out slide, within patient"
+
 
 def library_key(slide: str) -> str:
     """Name of a slide in ``uns["spatial"]``, which becomes a folder of the store: no path, on any system."""

@@ -10,6 +10,7 @@ from typing import Any
 
 import pandas as pd
 
+from hisdiff_sd import _keys as keys
 from hisdiff_sd._html import RESEARCH_USE, facts, page, percent, picture, scrolled
 from hisdiff_sd._slide_facts import code, made, quality
 from hisdiff_sd._targets import UNITS
@@ -157,6 +158,13 @@ class SlideReport:
     qc: QualityReport
 
 
+_INDEPENDENT = {
+    keys.TRAINED_ON: "The model was trained on this slide: what it says of it is no test of anything.",
+    keys.WITHIN_PATIENT: "The model was trained on slides of the same patient: how well it does here says little about other "
+    "patients, stains or scanners.",
+}
+
+
 def slide_page(report: SlideReport) -> str:
     """The whole page."""
     slide = str(report.attrs["slide"])
@@ -195,6 +203,8 @@ def _summary(report: SlideReport) -> str:
     cards = "".join(f"<li><b>{escape(figure)}</b>{escape(words)}</li>" for figure, words in shown)
     doubted = report.trusted_share is not None and report.trusted_share < _PARTLY
     words = [(_verdict(report), doubted), (_advice(known), bool(known) and not any(known))]
+    if (known_to := _INDEPENDENT.get(str(report.record.get("protocol")))) is not None:
+        words.append((known_to, True))
     bad = [f.name for f in report.qc.findings if f.level in ("warning", "error")]
     if bad:
         words.append((f"Quality control warns of this slide: {', '.join(bad)}. See below before you use it.", True))

@@ -24,7 +24,7 @@ COMMANDS = (
 )  # fmt: skip
 # what a command of the name needs to be begun, with stores in "{stores}" and a model in "{model}"
 BEGUN = {
-    "embed": ("hisdiff_sd.pp.embed", ["{stores}/S1.zarr"]),
+    "embed": ("hisdiff_sd.pp.embed", ["{stores}/S1.zarr", "--encoder", "morphology"]),
     "genes": ("hisdiff_sd.pp.select_genes", ["{stores}/S1.zarr"]),
     "train": ("hisdiff_sd.tl.train", ["{stores}/S1.zarr", "--out", "m"]),
     "predict": ("hisdiff_sd.tl.predict", ["{stores}/S1.zarr", "--model", "{model}"]),

@@ -290,6 +290,22 @@ def test_a_bad_slide_is_warned_of_on_top(slide, add_prediction, tmp_path):
 
 
 @pytest.mark.usefixtures("one_map")
+@pytest.mark.parametrize(
+    ("protocol", "said"),
+    [
+        ("training slide", "trained on this slide"),
+        ("held-out slide, within patient", "slides of the same patient"),
+        ("held-out slide and patient", None),
+    ],
+)
+def test_how_independent_the_slide_is_of_the_training_is_said_on_top(slide, add_prediction, tmp_path, protocol, said):
+    add_prediction(slide, **KNOWN).uns["hisdiff_sd"]["protocol"] = protocol
+    words = page_of(hd.pl.report(slide, tmp_path / "S3.html")).words
+    assert ("The model was trained on" in words) == (said is not None)
+    assert said is None or said in words
+
+
+@pytest.mark.usefixtures("one_map")
 def test_names_cannot_break_the_page(slide, add_prediction, tmp_path):
     evil = """<script>alert('1')</script>&amp;"$x_"$'"""
     slide.attrs["hisdiff_sd"] = {**slide.attrs["hisdiff_sd"], "slide": evil, "organ": evil, "mpp_source": evil}
@@ -310,7 +326,7 @@ def test_a_page_is_not_replaced_unless_that_is_said(slide, add_prediction, tmp_p
     add_prediction(slide)
     place = tmp_path / "S3.html"
     place.write_text("mine")
-    with pytest.raises(HisDiffError, match=r"S3.html exists already; give overwrite=True \(--overwrite\)"):
+    with pytest.raises(HisDiffError, match=r"S3.html exists already; give overwrite=True"):
         hd.pl.report(slide, place)
     assert place.read_text() == "mine"
     assert hd.pl.report(slide, str(place), overwrite=True) == place

@@ -121,8 +121,8 @@ def demo(
 ) -> None:
     """Go the whole way once, from slides to a report.
 
-    Slides are converted, all but one are trained on, that one is predicted, judged and drawn. What is done already in
-    --out is not done again.
+    Slides are converted, all but one are trained on, that one is predicted, judged and drawn. Stores and embeddings that
+    are in --out already are used; an interrupted training goes on.
 
     For example:
       hisdiff-sd demo

@@ -16,6 +16,7 @@ from hisdiff_sd.metrics import scores
 from hisdiff_sd.pp._genes import check_genes
 from hisdiff_sd.tl._model_inputs import model_inputs, resolve_model
 from hisdiff_sd.tl._predict import predict
+from hisdiff_sd.tl._protocol import protocol_of
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -129,16 +130,12 @@ def _of_panel(table: AnnData, model: HisDiff, key: str) -> tuple[AnnData, dict[s
 
 def _protocol(sdata: SpatialData, model: HisDiff) -> str:
     """Say how independent the slide is of the training; warn if it is not at all."""
-    attrs, training = slide_attrs(sdata), model.config.training
-    if attrs["slide"] in training.get("slides", []):
+    attrs = slide_attrs(sdata)
+    found = protocol_of(attrs, model)
+    if found == keys.TRAINED_ON:
         warnings.warn(
             f"slide {attrs['slide']!r} was trained on: these scores say nothing about new slides",
             HisDiffWarning,
             stacklevel=3,
         )
-        return "training slide"
-    if attrs.get("patient") and attrs["patient"] in training.get("patients", []):
-        return "held-out slide, within patient"
-    if not training.get("patients") or not attrs.get("patient"):
-        return "held-out slide, patient unknown"
-    return "held-out slide and patient"
+    return found

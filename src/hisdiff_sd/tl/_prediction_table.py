@@ -15,6 +15,7 @@ from hisdiff_sd._provenance import provenance, set_provenance
 from hisdiff_sd._shapes import slide_shapes
 from hisdiff_sd.io._slide import dress_table, parse_table, spatial_uns
 from hisdiff_sd.io._store import slide_attrs
+from hisdiff_sd.tl._protocol import protocol_of
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -95,6 +96,7 @@ def prediction_table(
     )
     dress_table(table, shapes_key, slide.xy, _drawing(sdata, shapes_key))
     found = {"training_slides": model.config.training.get("slides", []), "licences": model.config.licences}
+    found["protocol"] = protocol_of(slide_attrs(sdata), model)
     set_provenance(table, record | provenance(**found) | _add_trust(table, summary, slide, model))
     return parse_table(table, shapes_key)
 
