@@ -15,6 +15,7 @@ import torch
 from hisdiff_sd._base import KernelRegression
 from hisdiff_sd._baselines import Baselines, Linear
 from hisdiff_sd._errors import HisDiffError, MissingFileError, reason
+from hisdiff_sd._hub import first_line
 from hisdiff_sd._noise import SharedNoise
 from hisdiff_sd._residual import Residual
 from hisdiff_sd._trust import OutOfDistribution, Reliability, Trust
@@ -211,9 +212,8 @@ def push(repo: str, upload: Callable[[], str]) -> str:
         return upload()
     # Whatever goes wrong in there, the user needs the same: what it was, and how to make it work.
     except Exception as error:
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [""]
         raise HisDiffError(
-            f"the model could not be brought to {repo} ({type(error).__name__}: {lines[0].rstrip('.')}); an id is "
+            f"the model could not be brought to {repo} ({first_line(error)}); an id is "
             "'user/model', and a token that may write is needed: make one at https://huggingface.co/settings/tokens, then "
             "run `hf auth login`, or give token="
         ) from error

@@ -114,15 +114,3 @@ def check_page(path: Path, *, overwrite: bool) -> None:
         raise HisDiffError(f"cannot write {path}: there is no folder {path.parent}")
     if not os.access(path.parent, os.W_OK):
         raise HisDiffError(f"cannot write {path}: {path.parent} may not be written to; choose another folder")
-
-
-def write_page(path: Path, text: str) -> None:
-    """Write a page whole or not at all."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        beside.write_text(text, encoding="utf-8")
-        os.replace(beside, path)
-    except OSError as error:
-        raise HisDiffError(f"cannot write {path} ({error.strerror or error}); choose another place") from error
-    finally:
-        beside.unlink(missing_ok=True)

@@ -7,6 +7,7 @@ HE_SMALL = "he_small"  # small levels of an image whose pixels are elsewhere
 SPOTS = "spots"
 TABLE = "table"
 TISSUE = "tissue"
+CELLS = "cells"
 TRANSCRIPTS = "transcripts"
 PREDICTION = "hisdiff"
 ATTRS = "hisdiff_sd"  # key of sdata.attrs and of table.uns

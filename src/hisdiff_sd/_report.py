@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from hisdiff_sd._html import RESEARCH_USE, facts, page, picture, scrolled, write_page
+from hisdiff_sd._html import RESEARCH_USE, facts, page, picture, scrolled
 from hisdiff_sd._targets import UNITS
+from hisdiff_sd._whole_file import write_text
 
 if TYPE_CHECKING:
     from hisdiff_sd.model import HisDiff
@@ -52,7 +53,7 @@ regression on the same embeddings; the dressed ridge adds the residuals of rando
 </main>
 <footer><p class="note">{RESEARCH_USE} Licences: {escape(licences)}.</p></footer>"""
     path = out / "report.html"
-    write_page(path, page(f"hisdiff_sd: {held_out}", body))
+    write_text(path, page(f"hisdiff_sd: {held_out}", body))
     return path
 
 

@@ -13,6 +13,7 @@ from hisdiff_sd._cli._app import Code
 from hisdiff_sd._cli._output import emit, emit_stores, plain, records, say
 from hisdiff_sd._cli._stores import stores_of, workers
 from hisdiff_sd._errors import HisDiffError
+from hisdiff_sd._whole_file import write_with
 
 _SAMPLE_COLUMNS = ("id", "organ", "technology", "patient", "mpp", "spots", "genes", "st", "wsis")
 Samples = Annotated[str | None, typer.Option("--samples", help="Ids of slides, such as SPA147,SPA148; all by default.")]
@@ -187,7 +188,7 @@ def export(
 
     files.check_file(out, overwrite)
     table = io.to_anndata(io.open(store), key)
-    files.write_with(out, table.write_h5ad)
+    write_with(out, table.write_h5ad)
     result = {"command": "export", "path": str(out), "spots": table.n_obs, "genes": table.n_vars}
     say(f"{table.n_obs} spots x {table.n_vars} genes, layers {', '.join(table.layers) or 'none'}")
     emit(result, str(out), json)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable
 from pathlib import Path
 
 from hisdiff_sd._cli._options import listed
 from hisdiff_sd._errors import HisDiffError, MissingFileError
+from hisdiff_sd._whole_file import write_text
 
 
 def panel_of(text: str | None) -> list[str] | None:
@@ -45,20 +44,3 @@ def check_file(path: Path, overwrite: bool) -> None:
         raise HisDiffError(f"{path} exists already; give --overwrite to replace it, or another name")
     if not path.parent.is_dir():
         raise HisDiffError(f"cannot write {path}: there is no folder {path.parent}")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file, whole or not at all."""
-    write_with(path, lambda half: half.write_text(text, encoding="utf-8"))
-
-
-def write_with(path: Path, write: Callable[[Path], object]) -> None:
-    """Let `write` make a file, whole or not at all."""
-    half = path.with_name(f".{os.getpid()}-{path.name}")  # the same ending, by which some writers go
-    try:
-        write(half)
-        half.replace(path)
-    except OSError as error:
-        raise HisDiffError(f"cannot write {path} ({error.strerror or error}); choose another place") from error
-    finally:
-        half.unlink(missing_ok=True)

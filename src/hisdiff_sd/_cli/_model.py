@@ -12,6 +12,7 @@ from hisdiff_sd._cli import _options as options
 from hisdiff_sd._cli._output import emit, emit_stores, plain, records, say
 from hisdiff_sd._cli._stores import slide_of, stores_of, workers
 from hisdiff_sd._errors import check_one_of
+from hisdiff_sd._whole_file import write_text
 
 Genes = Annotated[str | None, typer.Option("--genes", help="File with a gene a line, or names such as ERBB2,EPCAM.")]
 
@@ -156,7 +157,7 @@ def evaluate(
         files.check_file(out, overwrite)
     table = scores_of(paths, model, key, companions)
     if out is not None:
-        files.write_text(out, table.to_csv(index=False))
+        write_text(out, table.to_csv(index=False))
         say(f"scores of {len(paths)} slides: {out}")
     emit({"command": "evaluate", "scores": records(table)}, plain(table), json)
 

@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from hisdiff_sd._cli._files import write_text
 from hisdiff_sd._errors import HisDiffError
+from hisdiff_sd._whole_file import write_text
 
 _NAME = "experiment.json"
 

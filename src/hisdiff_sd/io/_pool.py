@@ -113,7 +113,7 @@ class Grid:
 
 
 def place_names(column: np.ndarray, row: np.ndarray) -> pd.Index:
-    """Names of squares by their place, as those of `hd.pp.tile`."""
+    """Names of squares or tiles by their place on a grid."""
     return pd.Index([f"x{c:04d}_y{r:04d}" for c, r in zip(column, row, strict=True)])
 
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from spatialdata import SpatialData
 
-CELLS, CELL_TABLE, TRANSCRIPTS = "cells", "cells_counts", "transcripts"
+_CELL_TABLE = f"{keys.CELLS}_counts"
 _SPECS = "experiment.xenium"
 _FILES = (
     _SPECS,
@@ -212,11 +212,11 @@ def _pooled(run: SpatialData, aligned: Alignment, grid: Grid, root: Path) -> tup
     from anndata import AnnData
 
     names = run.tables["table"].var_names
-    features = run.points[TRANSCRIPTS]["feature_name"].cat.categories
+    features = run.points[keys.TRANSCRIPTS]["feature_name"].cat.categories
     genes = [*dict.fromkeys(names), *sorted(set(map(str, features)) - set(names))]
     cells = grid.square(aligned.to_image(run.tables["table"].obsm["spatial"]))
     counts, found = grid.empty(len(genes)), {"transcripts_low_quality": 0, "transcripts_outside": 0}
-    for part in run.points[TRANSCRIPTS].partitions:
+    for part in run.points[keys.TRANSCRIPTS].partitions:
         try:
             frame = part[["x", "y", "feature_name", "qv"]].compute()
         except Exception as error:
@@ -250,13 +250,13 @@ def _add_cells(sdata: SpatialData, run: SpatialData, aligned: Alignment, table: 
     outlines = run.shapes["cell_boundaries"].geometry.affine_transform(aligned.flat)
     frame = GeoDataFrame(geometry=outlines.to_numpy(), index=pd.Index(outlines.index.astype(str), name=None))
     transformations = get_transformation(sdata.shapes[keys.SPOTS], get_all=True)
-    sdata.shapes[CELLS] = ShapesModel.parse(frame, transformations=transformations)
+    sdata.shapes[keys.CELLS] = ShapesModel.parse(frame, transformations=transformations)
     table.obs = table.obs.drop(columns=["cell_id", "region"], errors="ignore")
     xy = aligned.to_image(run.tables["table"].obsm["spatial"])
-    dress_table(table, CELLS, xy, sdata.tables[keys.TABLE].uns["spatial"])
-    sdata.tables[CELL_TABLE] = parse_table(table, CELLS)
-    points = run.points[TRANSCRIPTS]
+    dress_table(table, keys.CELLS, xy, sdata.tables[keys.TABLE].uns["spatial"])
+    sdata.tables[_CELL_TABLE] = parse_table(table, keys.CELLS)
+    points = run.points[keys.TRANSCRIPTS]
     both = {"global": aligned.matrix, "microns": np.diag([aligned.mpp, aligned.mpp, 1]) @ aligned.matrix}
     steps = {name: Affine(matrix, input_axes=("x", "y"), output_axes=("x", "y")) for name, matrix in both.items()}
     set_transformation(points, steps, set_all=True)
-    sdata.points[TRANSCRIPTS] = points
+    sdata.points[keys.TRANSCRIPTS] = points

@@ -11,10 +11,11 @@ import pandas as pd
 from hisdiff_sd import _keys as keys
 from hisdiff_sd._data import spot_pitch_um
 from hisdiff_sd._errors import HisDiffError, check_one_of
-from hisdiff_sd._html import check_page, write_page
+from hisdiff_sd._html import check_page
 from hisdiff_sd._open import open_slide, slide_name
 from hisdiff_sd._shapes import slide_shapes
 from hisdiff_sd._slide_report import Picture, SlideReport, slide_page
+from hisdiff_sd._whole_file import write_text
 from hisdiff_sd.io._qc import qc
 from hisdiff_sd.io._store import slide_attrs
 from hisdiff_sd.metrics import pcc
@@ -110,7 +111,7 @@ def report(
         store=Path(str(slide.path)).name if slide.is_backed() else f"{slide_name(slide)}.zarr",
         qc=qc(slide),
     )
-    write_page(place, slide_page(content))
+    write_text(place, slide_page(content))
     return place
 
 

@@ -4,11 +4,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 
 from hisdiff_sd import _keys as keys
 from hisdiff_sd._errors import HisDiffError, check_one_of
 from hisdiff_sd._shapes import GRID, SPACING_UM, TILE_UM
+from hisdiff_sd.io._pool import place_names
 from hisdiff_sd.io._store import check_shapes_name, check_writable, slide_attrs, write_shapes
 from hisdiff_sd.tiles import GRIDS, grid_points
 
@@ -204,7 +204,7 @@ def _frame(place: np.ndarray, xy: np.ndarray, spacing: float, grid: str, sdata: 
     else:
         angle = np.pi / 6 + np.arange(6) * np.pi / 3  # corners up and down: rows are horizontal
         corners = np.column_stack([np.cos(angle), np.sin(angle)]) * spacing / np.sqrt(3)
-    names = pd.Index([f"x{column:04d}_y{row:04d}" for column, row in place])
+    names = place_names(*place.T)
     cells = shapely.polygons(xy[:, None] + corners)
     transformations = get_transformation(sdata.images[keys.HE], get_all=True)
     return ShapesModel.parse(GeoDataFrame(geometry=cells, index=names), transformations=transformations)
