@@ -49,7 +49,8 @@ def test_a_linked_slide_is_the_slide(moved, whole):
         np.testing.assert_array_equal(np.asarray(found), np.asarray(level))
     assert "he" in repr(sdata)
     hd.pp.embed(sdata, "morphology")
-    np.testing.assert_array_equal(sdata["spots_morphology"].X, expected["spots_morphology"].X)
+    # sums in threads are not the same to the bit
+    np.testing.assert_allclose(sdata["spots_morphology"].X, expected["spots_morphology"].X, atol=1e-6)
     hd.pp.tissue(sdata)
     again = hd.io.open(moved / "stores" / "L1.zarr")
     assert {"spots_morphology", "table"} == set(again.tables)
@@ -83,7 +84,7 @@ def test_functions_of_paths_find_the_pixels(moved, whole, tmp_path):
     mine = tmp_path / "mine" / "L1.zarr"
     sdata = hd.io.open(moved / "stores" / "L1.zarr", companion=mine)
     hd.pp.embed(sdata, "morphology", key_added="again")
-    np.testing.assert_array_equal(sdata["again"].X, spatialdata.read_zarr(whole)["spots_morphology"].X)
+    np.testing.assert_allclose(sdata["again"].X, spatialdata.read_zarr(whole)["spots_morphology"].X, atol=1e-6)
 
 
 def test_an_image_that_is_gone_is_said_with_the_way_out(moved):
