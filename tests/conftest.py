@@ -25,6 +25,12 @@ from hisdiff_sd.tiles import nearest
 if TYPE_CHECKING:
     from spatialdata import SpatialData
 
+# Before anything computes, and for the processes that tests start: numbers are compared, whatever the processor.
+os.environ["HISDIFF_SD_PRECISION"] = "fp32"
+if "PYTEST_XDIST_WORKER_COUNT" in os.environ:  # workers share the cores; each would take all
+    _share = max(1, (os.cpu_count() or 1) // int(os.environ["PYTEST_XDIST_WORKER_COUNT"]))
+    torch.set_num_threads(int(os.environ.setdefault("OMP_NUM_THREADS", str(_share))))
+
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 

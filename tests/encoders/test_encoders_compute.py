@@ -30,7 +30,34 @@ def test_bf16_is_near_fp32_and_not_the_same(tiny: EncoderRow, tiny_file: Path, t
     assert (centred - rough_centred).norm() < 0.1 * centred.norm()
 
 
-def test_auto_is_fp32_on_the_cpu(tiny: EncoderRow, tiny_file: Path) -> None:
+@pytest.mark.parametrize(
+    ("told", "expected"), [({}, "fp32"), ({"amx_bf16": False}, "fp32"), ({"amx_bf16": True}, "bf16")]
+)
+def test_auto_is_bf16_on_processors_with_matrix_units(
+    told: dict[str, bool], expected: str, tiny: EncoderRow, tiny_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("HISDIFF_SD_PRECISION", raising=False)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: told, raising=False)
+    encoder = hd.encoders.load("tiny", weights=tiny_file, device="cpu")
+    assert encoder.precision == expected  # type: ignore[attr-defined]
+
+
+def test_older_torch_does_not_tell_and_is_fp32(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("HISDIFF_SD_PRECISION", raising=False)
+    monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
+    assert resolve_precision("auto", torch.device("cpu")) == "fp32"
+
+
+def test_the_environment_says_what_auto_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HISDIFF_SD_PRECISION", "bf16")
+    assert resolve_precision("auto", torch.device("cpu")) == "bf16"
+    assert resolve_precision("fp32", torch.device("cpu")) == "fp32"
+    monkeypatch.setenv("HISDIFF_SD_PRECISION", "half")
+    with pytest.raises(HisDiffError, match=r"no precision \(environment variable HISDIFF_SD_PRECISION\) 'half'"):
+        resolve_precision("auto", torch.device("cpu"))
+
+
+def test_tests_are_in_fp32_on_any_processor(tiny: EncoderRow, tiny_file: Path) -> None:
     encoder = hd.encoders.load("tiny", weights=tiny_file, device="cpu")
     assert (encoder.precision, encoder.device) == ("fp32", torch.device("cpu"))  # type: ignore[attr-defined]
 
@@ -41,6 +68,7 @@ def test_auto_is_fp32_on_the_cpu(tiny: EncoderRow, tiny_file: Path) -> None:
 def test_auto_is_bf16_on_cards_that_compute_in_it(
     capability: tuple[int, int], expected: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.delenv("HISDIFF_SD_PRECISION", raising=False)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
     assert resolve_precision("auto", torch.device("cuda:1")) == expected
     assert resolve_precision("fp16", torch.device("cuda:1")) == "fp16"

@@ -119,6 +119,16 @@ def test_training_is_repeatable_and_takes_paths_and_objects(train, stores, open_
     assert train([stores["S1"], stores["S2"]], epochs=2, seed=1).fingerprint != by_path.fingerprint
 
 
+def test_training_in_bf16_is_near_and_its_weights_are_float32(train, stores, monkeypatch):
+    exact = dict(train([stores["S1"]]).network.named_parameters())
+    monkeypatch.setenv("HISDIFF_SD_PRECISION", "bf16")  # as it is by itself where the device computes in it
+    rough = dict(train([stores["S1"]]).network.named_parameters())
+    assert {w.dtype for w in rough.values()} == {torch.float32}
+    assert any(not torch.equal(rough[name], w) for name, w in exact.items())
+    # an epoch of two steps moves a weight by 4e-3 at most
+    assert max((rough[name] - w).abs().max() for name, w in exact.items()) < 0.01
+
+
 def test_counts_of_a_slide_that_is_not_trained_on_have_no_influence(train, stores, tmp_path):
     for name in ("S1", "S2", "S3"):
         shutil.copytree(stores[name], tmp_path / f"{name}.zarr")

@@ -45,8 +45,9 @@ def load_encoder(
     device
         Torch device to run on; ``"auto"`` takes a GPU where there is one.
     precision
-        ``"fp32"``, ``"bf16"`` or ``"fp16"`` (GPUs only) for the matrix products; ``"auto"`` is bf16 on CUDA cards that
-        compute in it, else fp32. Vectors are float32 always.
+        ``"fp32"``, ``"bf16"`` or ``"fp16"`` (GPUs only) for the matrix products; ``"auto"`` is bf16 on CUDA cards (Ampere
+        and later) and processors (with AMX) that compute in it, else fp32, or what the environment variable
+        ``HISDIFF_SD_PRECISION`` says. Vectors are float32 always.
     compile
         Compile the model with `torch.compile`: the first batch takes a minute, the others are quicker.
 

@@ -19,6 +19,7 @@ from lightning.pytorch.callbacks import EarlyStopping, LambdaCallback, ModelChec
 from torch.utils.data import DataLoader, TensorDataset
 
 from hisdiff_sd._device import flushed_denormals
+from hisdiff_sd._precision import resolve_precision
 from hisdiff_sd._progress import progress
 from hisdiff_sd.tl._presets import Preset
 
@@ -56,7 +57,7 @@ class SpotModule(L.LightningModule):
         Optimiser settings.
     """
 
-    mixed_precision = True  # on a card that computes in bfloat16
+    mixed_precision = True  # on a device that computes in bfloat16
 
     def __init__(self, network: torch.nn.Module, spots: SpotData, held_out: SpotData | None, preset: Preset) -> None:
         super().__init__()
@@ -227,8 +228,8 @@ def _moving_average(decay: float) -> Callable[[torch.Tensor, torch.Tensor, torch
 
 
 def _precision(device: torch.device) -> Any:
-    """Bfloat16 where the card computes in it; loss and diffusion stay in float32."""
-    return "bf16-mixed" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "32-true"
+    """Bfloat16 where the device computes in it; loss and diffusion stay in float32."""
+    return "bf16-mixed" if resolve_precision("auto", device) == "bf16" else "32-true"
 
 
 @contextmanager

@@ -100,8 +100,8 @@ def predict(
     batch_size
         Spots x samples that are denoised together; chosen by itself.
     precision
-        That the published network computes in: ``"auto"`` is bf16 on GPUs that have it, else fp32; or ``"fp32"``, ``"bf16"``,
-        ``"fp16"``.
+        That the published network computes in: ``"auto"`` is bf16 on GPUs and processors that have it, else fp32 (or what the
+        environment variable ``HISDIFF_SD_PRECISION`` says); or ``"fp32"``, ``"bf16"``, ``"fp16"``.
     key_added
         Name of the table; ``"hisdiff"`` on spots and ``"hisdiff_<shapes>"`` on others by default.
     overwrite

@@ -83,7 +83,8 @@ def train(
         Folder for the model, ``log.csv`` and ``loss.png``. A training that was interrupted goes on from its checkpoints
         when it is called again with the same arguments.
     device
-        Torch device; ``"auto"`` takes a GPU where there is one, in bfloat16 where the card computes in it.
+        Torch device; ``"auto"`` takes a GPU where there is one. The published network trains in bfloat16 where the device
+        computes in it (``HISDIFF_SD_PRECISION=fp32`` in the environment: not there either).
     seed
         Of initialisation, order and noise.
     table_key
