@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from hisdiff_sd._device import resolve_device
+from hisdiff_sd._precision import autocast, resolve_precision
 from hisdiff_sd.nn import HisDiffNetwork
 from hisdiff_sd.tl._cv_slides import FoldData
 from hisdiff_sd.tl._presets import PRESETS
@@ -65,13 +66,17 @@ def seconds_per_spot(fold: FoldData) -> tuple[float, float]:
     x, condition = (torch.randn(shape, device=device) for shape in ((n, 1, network.n_genes), (n, network.width)))
     spot, near, wide = (torch.randn(shape, device=device) for shape in ((n, dim), (n, 9, dim), (n, 49, dim)))
     t = torch.full((n,), 500, device=device)
+    precision = resolve_precision("auto", device)
 
     def learn() -> None:
-        network(x, t, spot, near, wide).mean().backward()
+        with autocast(device, precision):
+            out = network(x, t, spot, near, wide)
+        out.float().mean().backward()
 
     @torch.inference_mode()
     def draw() -> None:
-        network.denoise(x, t, condition)
+        with autocast(device, precision):
+            network.denoise(x, t, condition)
 
     def per_spot(work: Callable[[], None]) -> float:
         work()  # the first one is slower

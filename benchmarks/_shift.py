@@ -20,6 +20,7 @@ from hisdiff_sd._data import measured, slide_inputs
 from hisdiff_sd._inputs import Measured, SlideInputs
 from hisdiff_sd.io._store import slide_attrs
 from hisdiff_sd.tiles import TileProtocol
+from hisdiff_sd.tl._depth import COUNTS, at_depth
 from hisdiff_sd.tl._gather import NEAR, WIDE
 
 STAIN = np.array([0.75, 1.3, 1.0])  # times haematoxylin, eosin and what is left, in optical density
@@ -28,6 +29,7 @@ BLUR_PX = 1.5  # standard deviation, in px of the tile
 RESOLUTIONS = (0.8, 1.25)  # px per um of the new scanner by those of the old one
 DEPTH = 0.1
 AS_IT_IS, SHALLOW = "as it is", "a tenth of the depth"
+TOLD = "default, told"  # the depth: depth= of hd.tl.predict
 ROWS = ("default", "ridge", "ridge_context", "mean")
 EXPLAINED = {
     "stain": f"optical densities of haematoxylin and eosin times {STAIN[0]} and {STAIN[1]}",
@@ -108,6 +110,7 @@ def shift_errors(
     inputs: Mapping[str, SlideInputs],
     truth: Measured,
     thinned: Measured,
+    target: str,
     n_samples: int,
     seed: int,
 ) -> pd.DataFrame:
@@ -115,11 +118,17 @@ def shift_errors(
     lines = []
     for name, slide in inputs.items():
         for row, fit in fitted.items():
-            predicted = fit.samples(slide, n_samples, seed).mean(0, dtype=np.float64)
-            measurements = {name: truth} | ({SHALLOW: thinned} if name == AS_IT_IS else {})
-            for case, true in measurements.items():
+            drawn = fit.samples(slide, n_samples, seed)
+            cases = [(name, row, drawn, truth)]
+            if name == AS_IT_IS:
+                cases.append((SHALLOW, row, drawn, thinned))
+                if row == "default" and target == COUNTS:
+                    told = at_depth(drawn, DEPTH, seed, slide.name, [str(i) for i in slide.index])
+                    cases.append((SHALLOW, TOLD, told, thinned))
+            for case, model, samples, true in cases:
+                predicted = samples.mean(0, dtype=np.float64)
                 parts = hd.metrics.error_split(predicted, true.y)
-                lines.append({"shift": case, "model": row, "mse": hd.metrics.mse(predicted, true.y), **parts})
+                lines.append({"shift": case, "model": model, "mse": hd.metrics.mse(predicted, true.y), **parts})
     return pd.DataFrame(lines).sort_values("shift", key=lambda shift: shift == SHALLOW, kind="stable")
 
 

@@ -310,7 +310,7 @@ class Study:
         fitted = {n: fit_shared(row_of(n), fold.train.inputs, fold.train.truth, context) for n in ROWS}
         slide = fold.test[0]
         thinned = shallow(self.stores[slide.name], slide, fold.train.genes, self.target, 0)
-        return shift_errors(fitted, inputs, fold.truth[0], thinned, options.samples, 0)
+        return shift_errors(fitted, inputs, fold.truth[0], thinned, self.target, options.samples, 0)
 
 
 def over_seeds(draws: np.ndarray) -> tuple[float, float]:

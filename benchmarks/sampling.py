@@ -8,7 +8,8 @@ gaps        the default sampler less 1,000 steps of the published one, same chec
             drawn from by these two alone; scores are means over single samples (4 of the published sampler, which take long,
             16 of the default); paired over spots, 95% intervals from resampled blocks of neighbouring spots
 speed       a plain implementation of the published loop (condition recomputed in every step, batches of 128, timed over 5 of its
-            1,000 steps) beside ours; preset `published`, 300 genes, random weights
+            1,000 steps) beside ours, in fp32 and in the default precision; preset `published`, 300 genes, random weights
+whole       the same for the default number of samples of a whole slide, from 256 of its spots
 invariance  largest difference of samples between batches of 1, 7 and 128, and of tables made by 1 and by 2 workers
 memory      of 4,000 spots, 300 genes, 32 samples, beyond the model; a process of its own
 
@@ -28,7 +29,7 @@ import numpy as np
 import spatialdata
 import torch
 from _common import real_store, write_json
-from _sampling import speed_figures
+from _sampling import speed_figures, whole_slide_figures
 
 import hisdiff_sd as hd
 from hisdiff_sd._data import measured, slide_inputs
@@ -37,7 +38,7 @@ from hisdiff_sd.tl._bootstrap import Blocks, interval
 from hisdiff_sd.tl._draws import Draws
 from hisdiff_sd.tl._sample import sample_slide
 
-PARTS = ("curve", "gaps", "speed", "invariance", "memory")
+PARTS = ("curve", "gaps", "speed", "whole", "invariance", "memory")
 STEPS = (1, 2, 5, 10, 20, 50)
 PUBLISHED_STEPS = (100, 250, 1000)
 CPU = torch.device("cpu")
@@ -86,6 +87,8 @@ def measure(options: argparse.Namespace) -> dict:
             found |= found["gaps"][options.test or options.dev]["gap"]
     if "speed" in options.parts:
         found |= speed_figures(options.pairs)
+    if "whole" in options.parts:
+        found |= whole_slide_figures()
     if "invariance" in options.parts:
         found["batch_invariance_max_diff"], found["worker_max_diff"] = invariance(options)
     if "memory" in options.parts:

@@ -134,6 +134,15 @@ def test_from_stores_to_scores_and_a_file_for_others(run, own_stores, tmp_path):
     assert not [p for p in tmp_path.iterdir() if p.name.startswith(".") and p.suffix == ".h5ad"]
 
 
+def test_predict_at_another_depth(run, own_stores, saved_model):
+    words = ("predict", own_stores / "S3.zarr", "--model", saved_model, *QUICK)
+    assert run(*words, "--depth", "0.1")[0] == 0
+    assert spatialdata.read_zarr(own_stores / "S3.zarr")["hisdiff"].uns["hisdiff_sd"]["depth"] == 0.1
+    code, _, error = run(*words, "--depth", "0")
+    assert code != 0
+    assert "depth=0.0 is no sequencing depth" in error
+
+
 def test_stores_of_others_get_companions(run, own_stores, tmp_path, saved_model):
     words = ["--model", saved_model, "--companions", tmp_path / "mine", *QUICK]
     before = sorted(p.name for p in (own_stores / "S3.zarr" / "tables").iterdir())

@@ -185,6 +185,7 @@ def test_the_record_says_how_the_table_was_made(predicted, tiny_model):
         "steps": 5,
         "samples": 20,
         "seed": 0,
+        "depth": 1.0,
         "failed_tiles": 0,
         "protocol": "held-out slide and patient",
         "version": hd.__version__,

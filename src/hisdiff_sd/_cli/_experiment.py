@@ -81,6 +81,7 @@ class Predict:
     sampler: str | None = None
     steps: int | None = None
     keep_samples: int | None = None
+    depth: float = 1.0
 
 
 @dataclass(frozen=True)

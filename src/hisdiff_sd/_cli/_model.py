@@ -83,6 +83,7 @@ def predict(
     sampler: Annotated[str | None, typer.Option(help="Of a published process: see hd.tl.predict.")] = None,
     steps: Annotated[int | None, typer.Option(help="Evaluations of the network per sample.")] = None,
     keep_samples: Annotated[int | None, typer.Option(help="How many samples are kept; one by default.")] = None,
+    depth: Annotated[float, typer.Option(help="Counts per spot relative to the training slides (log2).")] = 1.0,
     seed: options.Seed = 0,
     key: Annotated[str | None, typer.Option(help="Name of the table; hisdiff, or hisdiff_<grid>, by default.")] = None,
     weights: options.Weights = None,
@@ -104,6 +105,7 @@ def predict(
     from hisdiff_sd import map_stores, tl
     from hisdiff_sd._cli._plan import planned_prediction, planned_tables
     from hisdiff_sd._device import resolve_device
+    from hisdiff_sd.tl._depth import check_depth
     from hisdiff_sd.tl._draws import Draws
     from hisdiff_sd.tl._model_inputs import resolve_model
     from hisdiff_sd.tl._predict import check_spacing
@@ -117,6 +119,7 @@ def predict(
     check_kept(keep_samples, n_samples)
     bundle, panel = resolve_model(model), files.panel_of(genes)
     Draws.of(bundle.process, **draws)
+    check_depth(depth, bundle.config.target)
     panel_columns(bundle, panel)
     resolve_device(device)
     if dry_run:
@@ -128,7 +131,7 @@ def predict(
         emit({"command": "predict", "dry_run": True, "stores": records(plan)}, plain(plan), json)
         return
     how: dict[str, Any] = {"model": model, "genes": panel, "spacing_um": spacing_um, "keep_samples": keep_samples}
-    how |= {**draws, "key_added": key, "weights": weights, "overwrite": overwrite}
+    how |= {**draws, "depth": depth, "key_added": key, "weights": weights, "overwrite": overwrite}
     how |= {} if device == "auto" else {"device": device}
     with workers(workers_) as client:
         table = map_stores(tl.predict, paths, client=client, companions=companions, **how)

@@ -30,6 +30,8 @@ class Draws:
     precision
         That the published network computes in: ``"auto"``, ``"fp32"``, ``"bf16"`` or ``"fp16"``. Steps of the sampler, and flows,
         are always in fp32.
+    depth
+        Counts relative to those of the training slides, for a model of raw counts.
     """
 
     n_samples: int
@@ -38,6 +40,7 @@ class Draws:
     seed: int
     batch_size: int | None = None
     precision: str = "auto"
+    depth: float = 1.0
 
     @classmethod
     def of(
@@ -50,6 +53,7 @@ class Draws:
         seed: int = 0,
         batch_size: int | None = None,
         precision: str = "auto",
+        depth: float = 1.0,
     ) -> Draws:
         """Draws from a model of the process ``"ddpm"`` or ``"flow"``; what is not given is as good as it gets cheaply."""
         check_draws(n_samples, sampler=sampler, steps=steps, batch_size=batch_size, precision=precision)
@@ -59,12 +63,12 @@ class Draws:
                     f"sampler={sampler!r} is one of the published process, and the model is a flow, which has its own; leave "
                     "sampler= out"
                 )
-            return cls(n_samples, FLOW, _FLOW_STEPS if steps is None else steps, seed, batch_size, precision)
+            return cls(n_samples, FLOW, _FLOW_STEPS if steps is None else steps, seed, batch_size, precision, depth)
         name = DEFAULT_SAMPLER if sampler is None else sampler
         check_one_of(name, SAMPLERS, "sampler of the published process")
         steps = SAMPLERS[name] if steps is None else steps
         check_steps(name, steps)
-        return cls(n_samples, name, steps, seed, batch_size, precision)
+        return cls(n_samples, name, steps, seed, batch_size, precision, depth)
 
 
 def check_draws(

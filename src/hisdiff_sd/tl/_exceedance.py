@@ -16,6 +16,7 @@ from hisdiff_sd._provenance import provenance
 from hisdiff_sd._shapes import slide_shapes
 from hisdiff_sd.io._store import check_writable, write_table
 from hisdiff_sd.pp._partial import partial_results
+from hisdiff_sd.tl._depth import check_depth
 from hisdiff_sd.tl._draws import Draws, check_draws
 from hisdiff_sd.tl._model_inputs import check_slide, model_inputs, resolve_model
 from hisdiff_sd.tl._prediction_run import (
@@ -49,6 +50,7 @@ def exceedance(
     sampler: str | None = None,
     steps: int | None = None,
     seed: int = 0,
+    depth: float = 1.0,
     device: str = "auto",
     weights: str | Path | None = None,
     key_added: str | None = None,
@@ -79,6 +81,8 @@ def exceedance(
         Of the published process, which sampler; evaluations of the network per sample. As in `hd.tl.predict`.
     seed
         Of the noise. The samples are those of `hd.tl.predict` with this seed.
+    depth
+        For a model of the target ``"log2"``: counts per spot relative to the training slides, as in `hd.tl.predict`.
     device
         Torch device; ``"auto"`` takes a GPU where there is one.
     weights
@@ -114,7 +118,8 @@ def exceedance(
     if key_added is not None:
         _table_there(sdata, key_added)
     bundle = resolve_model(model)
-    draws = Draws.of(bundle.process, n_samples, sampler=sampler, steps=steps, seed=seed)
+    check_depth(depth, bundle.config.target)
+    draws = Draws.of(bundle.process, n_samples, sampler=sampler, steps=steps, seed=seed, depth=depth)
     summary = _above(bundle, thresholds, genes)
     where = resolve_device(device)
     shapes_key = lay_out(sdata, bundle, shapes_key, None)

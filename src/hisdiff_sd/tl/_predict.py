@@ -14,6 +14,7 @@ from hisdiff_sd._errors import HisDiffError
 from hisdiff_sd._shapes import slide_shapes
 from hisdiff_sd.io._store import check_writable, write_table
 from hisdiff_sd.pp._partial import partial_results
+from hisdiff_sd.tl._depth import check_depth
 from hisdiff_sd.tl._draws import Draws, check_draws
 from hisdiff_sd.tl._model_inputs import check_slide, model_inputs, resolve_model
 from hisdiff_sd.tl._prediction_run import (
@@ -50,6 +51,7 @@ def predict(
     steps: int | None = None,
     seed: int = 0,
     keep_samples: int | None = None,
+    depth: float = 1.0,
     weights: str | Path | None = None,
     device: str = "auto",
     batch_size: int | None = None,
@@ -93,6 +95,9 @@ def predict(
     keep_samples
         How many of the samples are kept, as layers ``sample_0``, ``sample_1`` and so on; by default one, and none above 20,000
         spots.
+    depth
+        For a model of the target ``"log2"``: counts per spot to be expected, relative to the training slides, such as 0.1 for a
+        tenth. Fewer counts are a binomial part of those of a sample; more are a multiple, as noisy as the training slides'.
     weights
         Local weight file of the encoder, as in `hd.pp.embed`.
     device
@@ -141,7 +146,8 @@ def predict(
     if key_added is not None:
         _prediction_there(sdata, key_added)
     bundle = resolve_model(model)
-    draws = Draws.of(bundle.process, n_samples, seed=seed, **how)
+    check_depth(depth, bundle.config.target)
+    draws = Draws.of(bundle.process, n_samples, seed=seed, depth=depth, **how)
     kept = panel_columns(bundle, genes)
     where = resolve_device(device)
     shapes_key = lay_out(sdata, bundle, shapes_key, spacing_um)

@@ -102,12 +102,16 @@ def prediction_record(sdata: SpatialData, model: HisDiff, shapes_key: str, draws
         steps=draws.steps,
         samples=draws.n_samples,
         seed=draws.seed,
+        depth=draws.depth,
     )
 
 
 def is_done(there: AnnData, record: dict[str, Any], name: str, genes: list[str], sdata: SpatialData) -> bool:
     """Whether a prediction is the one that is asked for; one that was made in another way is refused."""
-    check_provenance(there, record, name)
+    since_then = (
+        {} if "depth" in get_provenance(there) else {"depth": 1.0}
+    )  # older tables do not say: they have that of training
+    check_provenance(there, {k: v for k, v in record.items() if since_then.get(k) != v}, name)
     if list(there.var_names) != genes:
         raise OtherProvenanceError(
             f"table {name!r} has {there.n_vars} genes, and not those asked for; give overwrite=True to replace it, or "

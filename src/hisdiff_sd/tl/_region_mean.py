@@ -16,6 +16,7 @@ from hisdiff_sd._inputs import SlideInputs
 from hisdiff_sd._progress import progress
 from hisdiff_sd._targets import from_target
 from hisdiff_sd.metrics._calibration import central_interval
+from hisdiff_sd.tl._depth import check_depth
 from hisdiff_sd.tl._draws import Draws, check_draws
 from hisdiff_sd.tl._model_inputs import check_slide, model_inputs, resolve_model
 from hisdiff_sd.tl._prediction_run import lay_out, panel_columns
@@ -48,6 +49,7 @@ def region_mean(
     sampler: str | None = None,
     steps: int | None = None,
     seed: int = 0,
+    depth: float = 1.0,
     device: str = "auto",
     weights: str | Path | None = None,
 ) -> pd.DataFrame:
@@ -84,6 +86,8 @@ def region_mean(
         Of the published process, which sampler; evaluations of the network per sample. As in `hd.tl.predict`.
     seed
         Of the noise. The samples are those of `hd.tl.predict` with this seed.
+    depth
+        For a model of the target ``"log2"``: counts per spot relative to the training slides, as in `hd.tl.predict`.
     device
         Torch device; ``"auto"`` takes a GPU where there is one.
     weights
@@ -126,7 +130,8 @@ def region_mean(
     _check_level(level, n_samples)
     check_draws(n_samples, sampler=sampler, steps=steps)
     bundle = resolve_model(model)
-    draws = Draws.of(bundle.process, n_samples, sampler=sampler, steps=steps, seed=seed)
+    check_depth(depth, bundle.config.target)
+    draws = Draws.of(bundle.process, n_samples, sampler=sampler, steps=steps, seed=seed, depth=depth)
     kept = panel_columns(bundle, genes)
     where = resolve_device(device)
     outlines = region_outlines(sdata, regions)

@@ -14,6 +14,7 @@ from hisdiff_sd._precision import autocast, resolve_precision
 from hisdiff_sd._progress import progress
 from hisdiff_sd.model import HisDiff
 from hisdiff_sd.nn import FlowNetwork, HisDiffNetwork, diffusion_sample, flow_sample
+from hisdiff_sd.tl._depth import at_depth
 from hisdiff_sd.tl._draws import Draws
 
 # Spots x samples at once: at most so many, and so few that the widest activations of a block fit into the cache of a
@@ -52,11 +53,14 @@ def sample_blocks(
     for block in blocks:
         rows = condition[torch.from_numpy(block).to(device)]
         if model.residual is None:
-            yield _denoised(model, slide, block, rows, draws)
+            samples = _denoised(model, slide, block, rows, draws)
         else:
             base = rows.cpu().numpy()
             drawn = draw_residuals(model, slide, block, rows, draws)
-            yield np.maximum(base + model.residual.temperature * drawn, 0, dtype=np.float32)
+            samples = np.maximum(base + model.residual.temperature * drawn, 0, dtype=np.float32)
+        if draws.depth != 1:
+            samples = at_depth(samples, draws.depth, draws.seed, slide.name, [str(slide.index[r]) for r in block])
+        yield samples
 
 
 def draw_residuals(
