@@ -10,7 +10,7 @@ from hisdiff_sd._errors import HisDiffError
 from hisdiff_sd._noise import noise_stream
 from hisdiff_sd._targets import from_target
 
-_MOST = 2.0**40  # counts; above, the noise is a millionth of them, and whole numbers end
+_MOST = 40.0  # log2 of a count above which the noise is a millionth of it, and whole numbers soon end
 COUNTS = "log2"  # the target whose values are of counts, and not of their share in the total
 
 
@@ -46,13 +46,14 @@ def at_depth(samples: np.ndarray, depth: float, seed: int, slide: str, instances
     -------
     float32 (n_samples, n, G), log2(count + 1).
     """
-    counts = from_target(samples, COUNTS)
+    counts = from_target(np.minimum(samples, _MOST).astype(np.float64), COUNTS)
     if depth > 1:
-        return np.log2(1 + depth * counts).astype(np.float32)
-    thinned = np.empty(samples.shape, np.float32)
-    for k, of_sample in enumerate(counts):
-        for row, values in enumerate(of_sample):
-            stream = noise_stream(seed, slide, f"{instances[row]}|depth", k)
-            whole = np.floor(np.minimum(values, _MOST) + stream.random(len(values))).astype(np.int64)
-            thinned[k, row] = np.where(values > _MOST, depth * values, stream.binomial(whole, depth))
-    return np.log2(1 + thinned)
+        changed = depth * counts
+    else:
+        changed = np.empty(samples.shape)
+        for k, of_sample in enumerate(counts):
+            for row, values in enumerate(of_sample):
+                stream = noise_stream(seed, slide, f"{instances[row]}|depth", k)
+                whole = np.floor(values + stream.random(len(values))).astype(np.int64)
+                changed[k, row] = stream.binomial(whole, depth)
+    return np.where(samples > _MOST, samples + np.log2(depth), np.log2(1 + changed)).astype(np.float32)
