@@ -12,11 +12,11 @@ import torch
 
 from hisdiff_sd._device import resolve_device
 from hisdiff_sd._precision import autocast, resolve_precision
-from hisdiff_sd.nn import HisDiffNetwork
+from hisdiff_sd.nn import DEFAULT_SAMPLER, SAMPLERS, HisDiffNetwork
 from hisdiff_sd.tl._cv_slides import FoldData
 from hisdiff_sd.tl._presets import PRESETS
 
-FEWEST_STEPS, MOST_STEPS = 5, 50  # of the sampler
+STEPS = SAMPLERS[DEFAULT_SAMPLER]  # more change nothing (docs/benchmarks.md), and cost samples
 PATIENCE = 1.5  # times the minutes: if an epoch and a sample take longer, there is no such row
 BATCH = 16  # spots that are timed on a processor
 
@@ -24,7 +24,7 @@ BATCH = 16  # spots that are timed on a processor
 def published_plan(fold: FoldData, minutes: float, epochs: int | None, most_samples: int, path: Path) -> dict:
     """Epochs, samples and steps for so many minutes, half of them for training; kept in a file, so that rows can go on.
 
-    At least an epoch, and a sample of 5 steps; `left_out` says why if that takes much longer.
+    At least an epoch and a sample; `left_out` says why if that takes much longer.
     """
     wanted = {"minutes": minutes, "asked": epochs, "most_samples": most_samples}
     if path.exists():
@@ -36,11 +36,11 @@ def published_plan(fold: FoldData, minutes: float, epochs: int | None, most_samp
     per_epoch, per_step = train * sum(s.n for s in fold.train.inputs), draw * sum(s.n for s in fold.test)
     half = minutes * 60 / 2
     epochs = epochs or int(np.clip(half / per_epoch, 1, most))
-    samples = int(np.clip(half / per_step / MOST_STEPS, 1, most_samples))
+    samples = int(np.clip(half / per_step / STEPS, 1, most_samples))
     plan = wanted | {
         "epochs": epochs,
         "samples": samples,
-        "steps": int(np.clip(half / per_step / samples, FEWEST_STEPS, MOST_STEPS)),
+        "steps": STEPS,
         "name": f"published ({epochs} of {most} epochs)",
         "seconds_per_epoch": round(per_epoch, 1),
         "hours_of_all_epochs": round(per_epoch * most / 3600, 1),
