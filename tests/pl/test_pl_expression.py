@@ -158,6 +158,16 @@ def test_an_unknown_gene_is_answered_with_the_nearest(predicted):
         hd.pl.expression(predicted, "EPCAMM")
 
 
+def test_of_a_long_panel_the_nearest_genes_are_named_and_how_a_gene_gets_into_it(open_store, add_prediction):
+    sdata = open_store("S3")
+    add_prediction(sdata, genes=("EPCAM", "ERBB2", *(f"GENE{i}" for i in range(200))))
+    with pytest.raises(HisDiffError, match="there are 202, the nearest: 'ERBB2'. Did you mean 'ERBB2'") as raised:
+        hd.pl.expression(sdata, "erbb2")
+    assert "include= of hd.pp.select_genes puts a gene into it" in str(raised.value)
+    with pytest.raises(HisDiffError, match="there are 202, such as: 'EPCAM', 'ERBB2', 'GENE0', 'GENE1', 'GENE2'. A "):
+        hd.pl.expression(sdata, "XXXXXX")
+
+
 def test_a_slide_without_a_prediction_is_refused(open_store):
     message = r"slide 'S3' has no prediction \(tables here: 'spots_morphology', 'table'\); run hd.tl.predict"
     with pytest.raises(HisDiffError, match=message):

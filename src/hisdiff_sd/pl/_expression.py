@@ -6,7 +6,7 @@ import numpy as np
 
 from hisdiff_sd import _keys as keys
 from hisdiff_sd._data import measured
-from hisdiff_sd._errors import check_one_of
+from hisdiff_sd._errors import check_gene, check_one_of
 from hisdiff_sd._open import slide_name
 from hisdiff_sd.metrics import pcc
 from hisdiff_sd.pl._map import Panel, draw_maps, ground_of
@@ -72,7 +72,7 @@ def expression(
     """
     check_one_of(image_key, sdata.images, "image")
     prediction = read_prediction(sdata, key, shapes_key)
-    check_one_of(gene, prediction.table.var_names, f"gene in {prediction.name!r}")
+    check_gene(gene, prediction.table.var_names, f"gene in {prediction.name!r}")
     panels = expression_panels(sdata, prediction, gene, table_key)
     title = f"{gene} on {slide_name(sdata)} - {verdicts_of(prediction.table)[gene]}"
     return draw_maps(panels, ground_of(sdata, prediction.marks, image_key), title)
