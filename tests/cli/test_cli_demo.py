@@ -258,7 +258,7 @@ def test_options_reach_the_report(run, monkeypatch):
     ("words", "message"),
     [
         (["{stores}/S9.zarr"], "no store .*S9.zarr"),
-        (["{stores}/S1.zarr"], "slide 'S1' has no prediction .*; run hd.tl.predict"),
+        (["{stores}/S1.zarr"], "slide 'S1' has no prediction .*; run hisdiff-sd predict"),
         (["{stores}/S2.zarr", "--genes", "EPCAMM"], "no gene in 'hisdiff' 'EPCAMM'; .* Did you mean 'EPCAM'"),
         (["{stores}/S2.zarr", "--out", "no/x.html"], "cannot write no/x.html: there is no folder no"),
     ],
