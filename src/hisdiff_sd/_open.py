@@ -28,6 +28,8 @@ def open_without_pixels(slide: SpatialData | str | Path) -> SpatialData:
 
     if isinstance(slide, spatialdata.SpatialData):
         return slide
+    if not isinstance(slide, str | Path):
+        raise HisDiffError(f"a slide (SpatialData) or the path of its store is needed, not {type(slide).__name__}")
     path = Path(slide)
     if not path.exists():
         raise MissingFileError(f"no store {path}; write one with hd.io.write")
