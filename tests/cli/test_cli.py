@@ -172,6 +172,8 @@ def test_messages_of_the_api_name_the_option(run, stores, saved_model):
         ("first: hd.pp.embed(sdata, <encoder>, tile_um=None)", "first: hisdiff-sd embed STORE --encoder <encoder>"),
         ("hd.io.convert(<its folder>, '/a', link=True) keeps", "hisdiff-sd convert <its folder> /a --link keeps"),
         ("sampler='dpm' is not; leave sampler= out", "--sampler dpm is not; leave --sampler out"),
+        ("lay them again: hd.pp.tile(sdata, ..., model=model)", "lay them again: hd.pp.tile(sdata, ..., model=model)"),
+        ("outlining the tissue: hd.pp.tissue", "outlining the tissue"),
         ("no store /data/key=1/genes=2.zarr", "no store /data/key=1/genes=2.zarr"),
     ],
 )

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
+from hisdiff_sd._cli._options import ENCODERS
+
 
 def in_words_of_the_command(message: str) -> str:
     """A message of the API, with the command and the option that a function and its argument are called here."""
@@ -34,6 +36,15 @@ _SENTENCES: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...] = (
     (r"hd\.io\.convert\((<.*?>), '?(.*?)'?, link=True\)", r"hisdiff-sd convert \1 \2 --link"),
     (r"hd\.tl\.predict\(sdata, model, spacing_um=\.\.\.\)", "hisdiff-sd predict --spacing-um"),
     (r"(hd\.tl\.\w+)\((sdata, model|slides)\)", r"\1"),
+    (r"a folder that HisDiff\.save wrote", "a folder that hisdiff-sd train wrote"),
+    (r"(to replace the model), or load it", r"\1, or choose another --out"),
+    (r"a name of hd\.encoders\.table\(\)", f"one of {', '.join(ENCODERS)}, the name"),
+    (r"lay a grid of tiles on the slide first: hd\.pp\.tissue and hd\.pp\.tile", "hisdiff-sd predict lays tiles on it"),
+    (
+        r"read the slide with hd\.io\.hest, hd\.io\.visium or hd\.io\.wsi, or",
+        "convert the slide with hisdiff-sd convert, or",
+    ),
+    (r": hd\.pp\.(tissue|tile)$", ""),  # what is being done; no command of its own
     (r"one with hd\.io\.write", "some with hisdiff-sd convert"),
     (r"it again with hd\.io\.write", "it again with hisdiff-sd convert"),
     (r"give a list: \['(.*?)'\]", r"give \1"),
@@ -60,12 +71,14 @@ _OPTIONS = (
     "overwrite|padding|preset|rows|sampler|samples|seed|shapes|spacing_um|steps|target|tile_um|token|weights"
 )
 _FUNCTION = re.compile(rf"\bhd\.({'|'.join(map(re.escape, _COMMANDS))})\b")
-# not in a path, such as a/key=1/b
-_ARGUMENT = re.compile(rf"(?<![\w/.=-])({_OPTIONS})=((?:'[^']*')|[^\s,;:()]*)")
+# not in a call of Python that has no command, nor in a path, such as a/key=1/b
+_ARGUMENT = re.compile(rf"hd\.[\w.]+\([^)]*\)|(?<![\w/.=-])({_OPTIONS})=((?:'[^']*')|[^\s,;:()]*)")
 
 
 def _option(found: re.Match[str]) -> str:
     """``--overwrite`` of ``overwrite=True``, ``--n-samples 0`` of ``n_samples=0``, ``--key`` of ``key=``."""
+    if found[1] is None:
+        return found[0]
     value = "" if found[2] == "True" else found[2].strip("'")
     return f"--{found[1].replace('_', '-')}{' ' * bool(value)}{value}"
 
