@@ -66,8 +66,8 @@ def test_measured_and_predicted_share_one_scale(predicted):
     limits = found["measured"].get_clim()
     assert limits == found["predicted"].get_clim()
     values = [found[name].get_array() for name in ("measured", "predicted")]
-    assert limits[0] == pytest.approx(min(np.quantile(v, 0.01) for v in values))
-    assert limits[1] == pytest.approx(max(np.quantile(v, 0.99) for v in values))
+    assert limits[0] == pytest.approx(min(np.quantile(v.data, 0.01) for v in values))
+    assert limits[1] == pytest.approx(max(np.quantile(v.data, 0.99) for v in values))
     assert found["measured"].get_cmap().name == found["predicted"].get_cmap().name
     assert found["uncertainty"].get_clim() != limits
     assert found["uncertainty"].get_clim()[0] == 0
