@@ -309,7 +309,10 @@ def test_what_will_be_needed_is_said(paths, caplog):
     before, after = (text for text in caplog.messages if "stores with" in text or "the other" in text)
     assert before.startswith("3 stores with 0.00 gigapixels; ")
     assert after.startswith(f"{paths[0]} took ")
-    assert "the other 2 will take about" in after
+    assert "the other 2 stores will take about" in after
+    caplog.clear()
+    map_stores(lambda sdata: write_table(sdata, "more", sdata["again"].copy()), paths[:2])
+    assert "the other store will take about" in caplog.text
     more = sum(map(image_pixels, paths[1:])) / image_pixels(paths[0]) * report["bytes_added"][0]
     assert after.endswith(f"(1 at a time) and {more / 2**20:.1f} MiB of disk")
 

@@ -37,6 +37,22 @@ def test_dir_lists_the_namespaces_before_they_are_loaded() -> None:
     assert listed[1:] == []
 
 
+@pytest.mark.parametrize(
+    ("before", "after", "expected"),
+    [
+        ("", "", ["working", "beware"]),
+        ("", "logging.getLogger('hisdiff_sd').setLevel('WARNING')", ["beware"]),
+        ("", "logging.basicConfig(format='mine: %(message)s')", ["mine: working", "mine: beware"]),
+        ("logging.basicConfig(format='mine: %(message)s')", "", ["mine: beware"]),
+        ("logging.getLogger('hisdiff_sd').addHandler(logging.NullHandler())", "", []),
+    ],
+)
+def test_messages_are_seen_once_unless_the_program_says_otherwise(before: str, after: str, expected: list[str]) -> None:
+    said = "log = logging.getLogger('hisdiff_sd'); log.info('working'); log.warning('beware')"
+    code = f"import sys, logging; sys.stderr = sys.stdout; {before}\nimport hisdiff_sd; {after}\n{said}"
+    assert run(code).splitlines() == expected
+
+
 @pytest.mark.parametrize("name", dir(hd))
 def test_everything_listed_is_there(name: str) -> None:
     assert getattr(hd, name) is not None

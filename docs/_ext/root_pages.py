@@ -49,7 +49,14 @@ def copy(app: Any, config: Any) -> None:
             target.write_text(text)
 
 
+def lead_to_copies(app: Any, docname: str, source: list[str]) -> None:
+    """Links of a page to notebooks, as a clone has them, lead to the copies that the site has."""
+    if "/" not in docname:  # pages that lie in docs/ itself
+        source[0] = source[0].replace("](../tutorials/", "](tutorials/")
+
+
 def setup(app: Any) -> dict[str, bool]:
-    """Before Sphinx looks for pages."""
+    """Before Sphinx looks for pages, and when it reads one."""
     app.connect("config-inited", copy)
+    app.connect("source-read", lead_to_copies)
     return {"parallel_read_safe": True}

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from hisdiff_sd._messages import speak
 from hisdiff_sd._settings import settings
 from hisdiff_sd._version import __version__
 
@@ -34,6 +35,9 @@ __all__ = [
     "settings",
     "__version__",
 ]
+
+
+speak()
 
 
 def __getattr__(name: str) -> Any:

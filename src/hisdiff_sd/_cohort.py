@@ -92,8 +92,14 @@ def map_stores(
     _check_call(function, options)
     sizes = [image_pixels(task.path) for task in tasks]
     logger.info(
-        "%d stores with %.2f gigapixels; %s free on the disk of %s",
-        *(len(tasks), sum(sizes) / 1e9, amount(free_bytes(tasks[0].target)), tasks[0].target.parent),
+        "%d store%s with %.2f gigapixels; %s free on the disk of %s",
+        *(
+            len(tasks),
+            "s" * (len(tasks) > 1),
+            sum(sizes) / 1e9,
+            amount(free_bytes(tasks[0].target)),
+            tasks[0].target.parent,
+        ),
     )
     return run_tasks(function, tasks, options, client=client, sizes=sizes)
 
@@ -238,10 +244,11 @@ def _say_what_is_left(first: Row, size: float, left: list[float], at_once: int, 
     times = sum(left) / size if size and all(left) else len(left)
     disk = int(first.bytes_added * times)
     at_once = min(at_once, len(left))
+    one_or_many = "store" if len(left) == 1 else f"{len(left)} stores"
     logger.info(
-        "%s took %.0f s, %.1f GiB of memory and %s of disk; the other %d will take about %s, %.1f GiB of memory (%d at a "
+        "%s took %.0f s, %.1f GiB of memory and %s of disk; the other %s will take about %s, %.1f GiB of memory (%d at a "
         "time) and %s of disk",
-        *(first.store, first.seconds, first.peak_mib / 1024, amount(first.bytes_added), len(left)),
+        *(first.store, first.seconds, first.peak_mib / 1024, amount(first.bytes_added), one_or_many),
         *(_duration(first.seconds * times / at_once), at_once * first.peak_mib / 1024, at_once, amount(disk)),
     )
     if free is not None and disk > free:

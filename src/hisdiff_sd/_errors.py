@@ -38,8 +38,12 @@ def reason(error: BaseException) -> str:
     return f"{type(error).__name__}: {said}" if said else type(error).__name__
 
 
-def check_one_of(value: str, allowed: Iterable[str], what: str) -> str:
-    """Return `value` if it is one of `allowed`, else raise an error that lists them and names the nearest.
+_ALL_LISTED = 30  # choices; of more, such as the genes of a panel, a few say what they look like
+_SOME_LISTED = 5
+
+
+def check_one_of(value: str, allowed: Iterable[str], what: str, way_out: str = "") -> str:
+    """Return `value` if it is one of `allowed`, else raise an error that lists them, names the nearest and a way out.
 
     Examples
     --------
@@ -49,7 +53,27 @@ def check_one_of(value: str, allowed: Iterable[str], what: str) -> str:
     choices = list(allowed)
     if value in choices:
         return value
-    near = difflib.get_close_matches(str(value), choices, n=1)
+    folded = {c.casefold(): c for c in reversed(choices) if isinstance(c, str)}
+    near = [folded[name] for name in difflib.get_close_matches(str(value).casefold(), folded, n=_SOME_LISTED)]
+    listed = "there are: " + (", ".join(map(repr, choices)) or "none")
+    if len(choices) > _ALL_LISTED:
+        some = ", ".join(map(repr, (near or choices)[:_SOME_LISTED]))
+        listed = f"there are {len(choices)}, {'the nearest' if near else 'such as'}: {some}"
     hint = f" Did you mean {near[0]!r}?" if near else ""
-    listed = ", ".join(repr(c) for c in choices) if choices else "none"
-    raise HisDiffError(f"no {what} {value!r}; there are: {listed}.{hint}")
+    raise HisDiffError(f"no {what} {value!r}; {listed}.{hint}{way_out}")
+
+
+def check_gene(gene: str, panel: Iterable[str], what: str) -> str:
+    """`check_one_of` for a gene that a model shall have been trained on; the error says how a gene gets into a panel.
+
+    Examples
+    --------
+    >>> check_gene("ERBB2", ["ERBB2", "EPCAM"], "gene in 'hisdiff'")
+    'ERBB2'
+    """
+    return check_one_of(gene, panel, what, _INTO_PANEL)
+
+
+_INTO_PANEL = (
+    " A model predicts the genes of its panel only; before training, include= of hd.pp.select_genes puts a gene into it"
+)

@@ -15,9 +15,11 @@ if TYPE_CHECKING:
 
 
 def open_slide(slide: SpatialData | str | Path) -> SpatialData:
-    """The slide itself, read from its store if a path is given."""
+    """The slide itself, read from its store if a path is given; that of a companion with the store it belongs to."""
+    from hisdiff_sd.io._open import with_source  # which needs this module itself
+
     sdata = open_without_pixels(slide)
-    return sdata if sdata is slide else with_pixels(sdata, Path(str(slide)))
+    return sdata if sdata is slide else with_source(with_pixels(sdata, Path(str(slide))), Path(str(slide)))
 
 
 def open_without_pixels(slide: SpatialData | str | Path) -> SpatialData:
@@ -26,6 +28,8 @@ def open_without_pixels(slide: SpatialData | str | Path) -> SpatialData:
 
     if isinstance(slide, spatialdata.SpatialData):
         return slide
+    if not isinstance(slide, str | Path):
+        raise HisDiffError(f"a slide (SpatialData) or the path of its store is needed, not {type(slide).__name__}")
     path = Path(slide)
     if not path.exists():
         raise MissingFileError(f"no store {path}; write one with hd.io.write")

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -9,20 +10,40 @@ logger = logging.getLogger("hisdiff_sd")
 
 _WARM_UP = 2  # steps that are slower than the rest
 _LONG = 60.0  # seconds
+_EVERY = 30.0  # seconds between two lines
 
 
 @contextmanager
 def progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
-    """A progress bar on stderr, gone when it is done; yields a function that advances it."""
+    """A progress bar on a terminal, gone when it is done, else a line now and then; yields a function that advances it."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     console = Console(stderr=True)
-    # off a terminal a bar would fill the log
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+    if not console.is_terminal:  # in a notebook or a file, which a bar would fill
+        yield _Lines(what, total).advance
+        return
+    with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task(what, total=total)
         yield lambda n: bar.advance(task, n)
+
+
+class _Lines:
+    """Says how far a work is, if it is long."""
+
+    def __init__(self, what: str, total: int) -> None:
+        self._what, self._total, self._done = what, total, 0
+        self._start = self._said = time.perf_counter()
+
+    def advance(self, n: int) -> None:
+        """Say that `n` more things are done."""
+        self._done += n
+        now = time.perf_counter()
+        if now - self._said >= _EVERY:
+            self._said = now
+            left = (now - self._start) / max(self._done, 1) * (self._total - self._done)
+            logger.info("%s: %d of %d, about %.0f min left", self._what, self._done, self._total, math.ceil(left / 60))
 
 
 class Estimate:

@@ -39,10 +39,18 @@ def check_provenance(table: AnnData, record: dict[str, Any], name: str) -> bool:
     differs = {k: (found.get(k), v) for k, v in record.items() if found.get(k) != v}
     if not differs:
         return True
-    listed = "; ".join(f"{k}: {there!r} there, {asked!r} asked for" for k, (there, asked) in differs.items())
+    listed = "; ".join(
+        f"{k}: {there} there, {asked} asked for" for k, (there, asked) in ((k, _shown(*v)) for k, v in differs.items())
+    )
     raise OtherProvenanceError(
         f"table {name!r} was made in another way ({listed}); give overwrite=True to replace it, or key_added= for another name"
     )
+
+
+def _shown(*values: Any) -> tuple[str, ...]:
+    """Values as an error says them: numbers with so many digits as tell them apart."""
+    short = tuple(f"{v:.6g}" if isinstance(v, float) else repr(v) for v in values)
+    return short if len(set(short)) == len(values) else tuple(map(repr, values))
 
 
 def _flat(value: Any) -> Any:

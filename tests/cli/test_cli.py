@@ -13,6 +13,7 @@ import pytest
 
 import hisdiff_sd as hd
 from hisdiff_sd._cli import _options
+from hisdiff_sd._cli._words import in_words_of_the_command
 from hisdiff_sd._targets import TARGETS
 from hisdiff_sd.encoders._registry import ENCODERS
 from hisdiff_sd.tl._presets import PRESETS
@@ -114,7 +115,7 @@ def test_a_wrong_command_line_ends_with_2(run, words, said):
         (["embed", "{stores}", "--encoder", "morfology"], "no encoder 'morfology'; .*'morphology'"),
         (["embed", "{stores}", "--encoder", "morphology", "--padding", "blue"], "no padding 'blue'"),
         (["embed", "{stores}", "--encoder", "morphology", "--dtype", "int8"], "no dtype 'int8'"),
-        (["embed", "{stores}", "--encoder", "morphology", "--batch-size", "0"], "batch_size=0 is no number of tiles"),
+        (["embed", "{stores}", "--encoder", "morphology", "--batch-size", "0"], "--batch-size 0 is no number of tiles"),
         (["embed", "{stores}", "--encoder", "morphology", "--device", "tpu"], "no device 'tpu'"),
         (["genes", "{stores}", "--out", "no/genes.txt"], "cannot write no/genes.txt: there is no folder no"),
         (["genes", "{stores}", "--include", "ERBB22"], "missing from slides"),
@@ -123,16 +124,19 @@ def test_a_wrong_command_line_ends_with_2(run, words, said):
         (["train", "{stores}", "--out", "m", "--genes", "no.txt"], "no file no.txt with genes"),
         (["train", "{stores}", "--out", "{stores}", "--overwrite"], "holds no model and is not replaced"),
         (["predict", "{stores}", "--model", "{empty}"], "no model in .*: config.json is missing"),
-        (["predict", "{stores}"], "no model given"),
+        (["predict", "{stores}"], "no model given: pass --model .*; train one with hisdiff-sd train, or"),
         (["predict", "{stores}", "--model", "{model}", "--sampler", "foo"], "no sampler 'foo'"),
-        (["predict", "{stores}", "--model", "{model}", "--n-samples", "0"], "n_samples=0 draws nothing"),
-        (["predict", "{stores}", "--model", "{model}", "--spacing-um", "0"], "spacing_um=0.0 is no distance"),
-        (["predict", "{stores}", "--model", "{model}", "--genes", "FOO"], "no gene in the model's panel 'FOO'"),
+        (["predict", "{stores}", "--model", "{model}", "--n-samples", "0"], "--n-samples 0 draws nothing"),
+        (["predict", "{stores}", "--model", "{model}", "--spacing-um", "0"], "--spacing-um 0.0 is no distance"),
+        (
+            ["predict", "{stores}", "--model", "{model}", "--genes", "FOO"],
+            "'FOO'; .* --include of hisdiff-sd genes puts",
+        ),
         (["train", "{stores}", "--out", "m", "--preset", "flwo", "--dry-run"], "no preset 'flwo'"),
         (["evaluate", "{stores}/S1.zarr", "--model", "{empty}"], "no model in .*: config.json is missing"),
         (["cross-validate", "{stores}", "--rows", "rigde"], "no row 'rigde'|rigde"),
         (["cross-validate", "{stores}", "--by", "folds.csv"], "folds.csv"),
-        (["report", "{stores}/S1.zarr"], "has no prediction"),
+        (["report", "{stores}/S1.zarr"], "has no prediction .*; run hisdiff-sd predict"),
         (["export", "{stores}/S1.zarr", "x.h5ad"], "no table 'hisdiff'; there are: "),
         (["run", "{empty}/none.toml"], "no file .*none.toml; files .*: none"),
         (["run", "x.toml", "--until", "tran"], "no step 'tran'; .*Did you mean 'train'"),
@@ -155,6 +159,26 @@ def test_messages_of_the_api_name_the_option(run, stores, saved_model):
     code, _, error = run("train", stores["S1"], "--out", saved_model)
     assert code == 1
     assert "give --overwrite to replace the model" in error
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        ("run hd.pp.embed with overwrite=True", "run hisdiff-sd embed with --overwrite"),
+        (
+            "recompute them: hd.pp.embed(sdata, 'uni', tile_um=112.0, padding='white', shapes_key='t', overwrite=True)",
+            "recompute them: hisdiff-sd embed STORE --encoder uni --tile-um 112.0 --padding white --shapes t --overwrite",
+        ),
+        ("first: hd.pp.embed(sdata, <encoder>, tile_um=None)", "first: hisdiff-sd embed STORE --encoder <encoder>"),
+        ("hd.io.convert(<its folder>, '/a', link=True) keeps", "hisdiff-sd convert <its folder> /a --link keeps"),
+        ("sampler='dpm' is not; leave sampler= out", "--sampler dpm is not; leave --sampler out"),
+        ("lay them again: hd.pp.tile(sdata, ..., model=model)", "lay them again: hd.pp.tile(sdata, ..., model=model)"),
+        ("outlining the tissue: hd.pp.tissue", "outlining the tissue"),
+        ("no store /data/key=1/genes=2.zarr", "no store /data/key=1/genes=2.zarr"),
+    ],
+)
+def test_calls_of_the_api_are_commands(said, expected):
+    assert in_words_of_the_command(said) == expected
 
 
 @pytest.mark.parametrize("command", BEGUN)

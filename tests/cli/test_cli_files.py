@@ -35,6 +35,10 @@ def test_samples_are_listed(run, hest_root):
     code, text, _ = run("samples", hest_root, "--patient", "A", "--json")
     assert code == 0
     assert [s["id"] for s in json.loads(text)["samples"]] == ["S1", "S2"]
+    assert all(isinstance(s["spots"], int) for s in json.loads(text)["samples"])
+    code, text, _ = run("samples", hest_root)
+    assert code == 0
+    assert ".0 " not in text  # counts are whole numbers
     assert run("samples", hest_root, "--organ", "Breest")[0] == 1
 
 

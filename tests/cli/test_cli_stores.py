@@ -153,6 +153,10 @@ def test_stores_of_others_get_companions(run, own_stores, tmp_path, saved_model)
     code, text, _ = run("evaluate", own_stores / "S3.zarr", *words)
     assert code == 0
     assert {row["slide"] for row in json.loads(text)["scores"]} == {"S3"}
+    # the companion by itself stands for both
+    code, alone, _ = run("evaluate", tmp_path / "mine" / "S3.zarr", "--model", saved_model, "--json")
+    assert (code, alone) == (0, text)
+    assert run("report", tmp_path / "mine" / "S3.zarr", "--out", tmp_path / "S3.html")[0] == 0
     assert sorted(p.name for p in (own_stores / "S3.zarr" / "tables").iterdir()) == before
 
 

@@ -77,6 +77,28 @@ def test_a_companion_is_small_and_read_by_anybody(shared: Path, tmp_path: Path) 
     assert alone.attrs["hisdiff_sd"]["slide"] == "S1"
 
 
+def test_the_path_of_a_companion_stands_for_both(shared: Path, tmp_path: Path, tiny_model: hd.HisDiff) -> None:
+    mine = tmp_path / "mine" / "S3.zarr"
+    hd.tl.predict(open_store(shared / "S3.zarr", mine), tiny_model, n_samples=1, steps=1)
+    sdata = open_store(mine)
+    assert Path(sdata.path) == mine
+    assert {"he"} <= set(sdata.images)
+    assert {"table", "hisdiff"} <= set(sdata.tables)
+    page = hd.pl.report(mine, tmp_path / "S3.html", genes=tiny_model.genes[:1])
+    assert "Predicted expression of slide S3" in page.read_text(encoding="utf-8")
+
+
+def test_a_companion_whose_store_is_gone_is_opened_by_itself_and_that_is_said(
+    shared: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    open_store(shared / "S1.zarr", tmp_path / "mine")
+    (shared / "S1.zarr").rename(shared / "moved.zarr")
+    assert not open_store(tmp_path / "mine").images
+    assert "is the companion of" in caplog.text
+    assert "which is gone" in caplog.text
+    assert "he" in open_store(shared / "moved.zarr", tmp_path / "mine").images
+
+
 def test_without_a_companion_the_store_itself_is_opened(shared: Path) -> None:
     sdata = open_store(str(shared / "S1.zarr"))
     assert Path(sdata.path) == shared / "S1.zarr"

@@ -77,7 +77,7 @@ def test_the_same_call_skips_what_is_there_and_takes_up_what_is_not(cohort, tmp_
     report = hd.io.convert(cohort, tmp_path / "stores")
     assert report["status"].tolist() == ["done", "skipped"]
     assert os.stat(tmp_path / "stores" / "B2.zarr" / "zarr.json") == before
-    assert any(text.startswith("1 slides to convert, 1 stores are there; images of ") for text in caplog.messages)
+    assert any(text.startswith("slides to convert: 1, stores there: 1; images of ") for text in caplog.messages)
 
 
 def test_workers_convert_as_this_process_does(big_root, tmp_path, client):

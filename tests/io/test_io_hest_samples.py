@@ -42,8 +42,8 @@ def test_every_slide_is_listed_with_what_is_known(folder):
     assert found["patient"].tolist() == ["8", "9", "7", ""]
     assert found["oncotree"].tolist() == [""] * 4
     np.testing.assert_array_equal(found["mpp"], [np.nan, np.nan, 0.49, 0.2125])  # the file of the slide is right
-    np.testing.assert_array_equal(found["genes"], [np.nan, 300, np.nan, np.nan])
-    assert found["spots"].dtype == np.float64
+    assert found["genes"].tolist() == [pd.NA, 300, pd.NA, pd.NA]
+    assert (found[["spots", "genes", "width", "height"]].dtypes == "Int64").all()
     folders = ["st", "wsis", "metadata", "patches", "tissue_seg", "cellvit_seg", "xenium_seg", "transcripts"]
     assert list(found.columns[-8:]) == folders
     assert found.loc["SPA2", folders].tolist() == [True, True, True, False, False, True, False, False]

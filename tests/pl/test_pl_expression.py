@@ -63,13 +63,35 @@ def test_what_is_drawn_is_what_is_in_the_tables(predicted):
 
 def test_measured_and_predicted_share_one_scale(predicted):
     found = drawn(predicted)
-    low, high = found["measured"].get_clim()
-    assert (low, high) == found["predicted"].get_clim()
-    assert low == 0
-    both = np.concatenate([found["measured"].get_array(), found["predicted"].get_array()])
-    assert 0.8 * both.max() < high <= both.max()
+    limits = found["measured"].get_clim()
+    assert limits == found["predicted"].get_clim()
+    values = [found[name].get_array() for name in ("measured", "predicted")]
+    assert limits[0] == pytest.approx(min(np.quantile(v.data, 0.01) for v in values))
+    assert limits[1] == pytest.approx(max(np.quantile(v.data, 0.99) for v in values))
     assert found["measured"].get_cmap().name == found["predicted"].get_cmap().name
-    assert found["uncertainty"].get_clim() != (low, high)
+    assert found["uncertainty"].get_clim() != limits
+    assert found["uncertainty"].get_clim()[0] == 0
+
+
+def test_a_scale_does_not_begin_at_zero_and_a_few_empty_spots_do_not_stretch_it(open_store, add_prediction):
+    sdata = open_store("S3")
+    table = add_prediction(sdata, genes=("EPCAM",))
+    table.X = 5 + table.X
+    counts = sdata["table"][:, ["EPCAM"]].copy()
+    counts.X = np.full((39, 1), 200.0)
+    del sdata.tables["table"]
+    sdata["table"] = counts
+    low, high = drawn(sdata)["measured"].get_clim()
+    assert (low, high) == pytest.approx((np.quantile(table.X, 0.01), np.log2(201)))
+
+
+def test_the_colour_bar_says_at_which_end_values_lie_beyond_it(slide):
+    for axes in panels(hd.pl.expression(slide, "EPCAM")):
+        spots = spots_of(axes)
+        (low, high), values = spots.get_clim(), spots.get_array()
+        ends = {"min": (values < low).any(), "max": (values > high).any()}
+        expected = {(0, 0): "neither", (1, 0): "min", (0, 1): "max", (1, 1): "both"}[ends["min"], ends["max"]]
+        assert spots.colorbar.extend == expected
 
 
 def test_the_correlation_is_printed(predicted):
@@ -156,6 +178,16 @@ def test_the_scale_is_that_of_the_models_target(open_store, tiny_model):
 def test_an_unknown_gene_is_answered_with_the_nearest(predicted):
     with pytest.raises(HisDiffError, match=r"no gene in 'hisdiff' 'EPCAMM'; there are: .* Did you mean 'EPCAM'\?"):
         hd.pl.expression(predicted, "EPCAMM")
+
+
+def test_of_a_long_panel_the_nearest_genes_are_named_and_how_a_gene_gets_into_it(open_store, add_prediction):
+    sdata = open_store("S3")
+    add_prediction(sdata, genes=("EPCAM", "ERBB2", *(f"GENE{i}" for i in range(200))))
+    with pytest.raises(HisDiffError, match="there are 202, the nearest: 'ERBB2'. Did you mean 'ERBB2'") as raised:
+        hd.pl.expression(sdata, "erbb2")
+    assert "include= of hd.pp.select_genes puts a gene into it" in str(raised.value)
+    with pytest.raises(HisDiffError, match="there are 202, such as: 'EPCAM', 'ERBB2', 'GENE0', 'GENE1', 'GENE2'. A "):
+        hd.pl.expression(sdata, "XXXXXX")
 
 
 def test_a_slide_without_a_prediction_is_refused(open_store):

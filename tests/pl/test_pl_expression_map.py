@@ -105,6 +105,14 @@ def test_measured_spots_stand_beside_predicted_tiles_in_one_scale(slide, lay_til
     assert found["predicted"].get_title() == "predicted, mean of 16"
 
 
+def test_a_gene_of_a_single_tile_is_seen(bare, lay_tiles, add_prediction):
+    table = add_prediction(bare, lay_tiles(bare, spacing_um=50.0))
+    assert table.n_obs > 200
+    table.X = np.zeros_like(table.X)
+    table.X[3] = 2.5
+    assert panels(hd.pl.expression(bare, "EPCAM"))["predicted"].images[1].get_clim() == (0, 2.5)
+
+
 @pytest.mark.parametrize("hexagonal", [False, True])
 def test_tiles_that_are_not_trusted_are_hatched_and_have_no_value(bare, lay_tiles, add_prediction, hexagonal, tmp_path):
     name = lay_tiles(bare, hexagonal=hexagonal)

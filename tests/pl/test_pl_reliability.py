@@ -88,6 +88,16 @@ def test_a_prediction_that_does_not_know_says_so(open_store, add_prediction, tmp
     figure.savefig(tmp_path / "unknown.png")
 
 
+def test_what_is_no_slide_is_refused(model, tmp_path):
+    for plot in (hd.pl.reliability, lambda what: hd.pl.expression(what, "EPCAM")):
+        with pytest.raises(
+            HisDiffError, match=r"a slide \(SpatialData\) with a prediction is needed, not HisDiff; open"
+        ):
+            plot(model)
+    with pytest.raises(HisDiffError, match=r"a slide \(SpatialData\) or the path of its store is needed, not HisDiff"):
+        hd.pl.report(model, tmp_path / "page.html")
+
+
 def test_a_slide_without_a_prediction_is_refused(open_store):
     with pytest.raises(HisDiffError, match=r"slide 'S3' has no prediction \(tables here: .*\); run hd.tl.predict"):
         hd.pl.reliability(open_store("S3"))

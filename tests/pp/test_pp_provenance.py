@@ -40,7 +40,8 @@ def test_records_survive_a_store_and_are_recognised(tmp_path):
         ({"px": 256}, "px: 224 there, 256 asked for"),
         ({"kind": "other"}, "kind: 'embedding' there, 'other' asked for"),
         ({"new": 1}, "new: None there, 1 asked for"),
-        ({"side": 101.8}, "side: 101.81818181818181 there, 101.8 asked for"),
+        ({"side": 101.8}, "side: 101.818 there, 101.8 asked for"),
+        ({"side": 101.81818181}, "side: 101.81818181818181 there, 101.81818181 asked for"),
         ({"nested": {"a": [1, 2]}}, "nested"),
     ],
 )

@@ -107,13 +107,18 @@ def test_spatialdata_plot_draws_it_over_the_slide(slide, add_map):
     key = add_map(slide, 100)
     hd.tl.rasterize(slide)
     _, axes = plt.subplots()
-    # as the docstring says: it draws no NaN
-    glass = {"cmap": plt.get_cmap("viridis").with_extremes(under="white"), "norm": plt.Normalize(0)}
-    maps = slide.pl.render_images("he").pl.render_images(
-        f"{key}_raster", channel="X", transfunc=lambda x: np.nan_to_num(x, nan=-1), alpha=0.6, **glass
-    )
-    maps.pl.show("global", ax=axes)
+    # as the docstring says
+    slide.pl.render_images("he").pl.render_images(
+        f"{key}_raster",
+        channel="X",
+        transfunc=lambda x: np.nan_to_num(x, nan=-1),
+        alpha=0.6,
+        cmap="viridis",
+        norm=plt.Normalize(0),
+    ).pl.show("global", ax=axes)
     drawn = axes.get_images()[-1]
+    drawn.set_cmap(drawn.get_cmap().with_extremes(under="none"))
+    assert drawn.to_rgba([-1.0, 0.5])[:, 3] == pytest.approx([0, 0.6])
     values = np.asarray(drawn.get_array())
     np.testing.assert_array_equal(values < 0, np.isnan(slide[f"{key}_raster"].to_numpy()[0]))
     # on the screen, the corner of the picture is the corner of the tiles

@@ -407,10 +407,21 @@ def test_slides_that_were_left_out_already_are_not_left_out_again(train, stores,
 
 def test_one_slide_alone_is_trained_for_the_presets_length_and_that_is_said(train, stores, preset, caplog):
     preset(epochs=3)
-    with caplog.at_level(logging.WARNING, logger="hisdiff_sd"):
+    with caplog.at_level(logging.INFO, logger="hisdiff_sd"):
         model = train([stores["S1"]], epochs=None)
     assert model.config.training["epochs"] == 3
     assert "one training slide: the training length cannot be chosen by leaving slides out; 3 epochs" in caplog.text
+    assert "training on S1 (4" in caplog.text
+    assert "training, all slides: 3 epochs" in caplog.text
+
+
+def test_off_a_terminal_it_is_said_how_far_a_long_training_is(train, stores, preset, caplog, monkeypatch):
+    preset(epochs=3)
+    monkeypatch.setattr("hisdiff_sd._progress._EVERY", 0.0)
+    with caplog.at_level(logging.INFO, logger="hisdiff_sd"):
+        train([stores["S1"]], epochs=None)
+    lines = [m for m in caplog.messages if m.startswith("training, all slides: ")]
+    assert lines[2] == "training, all slides: 2 of 3, about 1 min left"
 
 
 def a_curve(values: list[float], every: int = 1) -> pd.DataFrame:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from enum import IntEnum
 from typing import Any
 
 import typer
 from typer.core import TyperGroup
 
+from hisdiff_sd._cli._words import in_words_of_the_command
 from hisdiff_sd._errors import HisDiffError
 
 
@@ -34,20 +34,3 @@ class Commands(TyperGroup):
         except HisDiffError as error:
             typer.secho(f"Error: {in_words_of_the_command(str(error))}", fg="red", err=True)
             raise typer.Exit(Code.INPUT) from None
-
-
-def in_words_of_the_command(message: str) -> str:
-    """A message of the API, with the option that its argument is called here."""
-    for pattern, words in _WORDS:
-        message = re.sub(pattern, words, message)
-    return message
-
-
-_WORDS = (
-    (r"overwrite=True", "--overwrite"),
-    (r"key_added=", "--key"),
-    (
-        r"open the slide with a companion .*hd\.io\.open\(.*\)",
-        "give a folder for the results: --companions FOLDER",
-    ),
-)

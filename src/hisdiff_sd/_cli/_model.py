@@ -161,7 +161,7 @@ def evaluate(
     table = scores_of(paths, model, key, companions)
     if out is not None:
         write_text(out, table.to_csv(index=False))
-        say(f"scores of {len(paths)} slides: {out}")
+        say(f"scores of {len(paths)} slide{'s' * (len(paths) > 1)}: {out}")
     emit({"command": "evaluate", "scores": records(table)}, plain(table), json)
 
 

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from hisdiff_sd._cli._app import Code, in_words_of_the_command
+from hisdiff_sd._cli._app import Code
+from hisdiff_sd._cli._words import in_words_of_the_command
 
 if TYPE_CHECKING:
     import pandas as pd

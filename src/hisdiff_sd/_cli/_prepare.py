@@ -86,5 +86,5 @@ def genes(
     panel = pp.select_genes(paths, n_top=n_top, include=options.listed(include))
     if out is not None:
         files.write_panel(panel, out)
-        say(f"{len(panel)} genes of {len(paths)} slides: {out}")
+        say(f"{len(panel)} genes of {len(paths)} slide{'s' * (len(paths) > 1)}: {out}")
     emit({"command": "genes", "slides": len(paths), "genes": panel}, "\n".join(panel), json)

@@ -122,7 +122,7 @@ def demo(
     """Go the whole way once, from slides to a report.
 
     Slides are converted, all but one are trained on, that one is predicted, judged and drawn. Stores and embeddings that
-    are in --out already are used; an interrupted training goes on.
+    are in --out already are used, and so is a model of the same slides and settings; an interrupted training goes on.
 
     For example:
       hisdiff-sd demo

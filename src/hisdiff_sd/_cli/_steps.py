@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from hisdiff_sd import _keys as keys
-from hisdiff_sd._cli._app import Code, in_words_of_the_command
+from hisdiff_sd._cli._app import Code
 from hisdiff_sd._cli._experiment import Experiment
 from hisdiff_sd._cli._files import read_panel, write_panel
 from hisdiff_sd._cli._output import say
 from hisdiff_sd._cli._plan import slides_of
 from hisdiff_sd._cli._record import Record
 from hisdiff_sd._cli._stores import elements_of, is_store, slide_of, stores_of, workers
+from hisdiff_sd._cli._words import in_words_of_the_command
 from hisdiff_sd._errors import HisDiffError, OtherProvenanceError, check_one_of
 from hisdiff_sd._whole_file import write_text
 

@@ -111,7 +111,8 @@ def _nearest(encoder: str) -> list[str]:
         tags = [name.partition(".")[2] for name in timm.list_pretrained(f"{architecture}.*")]
         return [f"{architecture}.{near}" for near in difflib.get_close_matches(tag, tags, n=3, cutoff=0)]
     names = (list(ENCODERS), [*timm.list_models(), *timm.list_pretrained()])
-    return [near for some in names for near in difflib.get_close_matches(encoder.lower(), some, n=3, cutoff=0.7)]
+    near = (name for some in names for name in difflib.get_close_matches(encoder.lower(), some, n=3, cutoff=0.7))
+    return list(dict.fromkeys(near))  # a name of the table may be one of timm as well
 
 
 def _built_in(

@@ -94,7 +94,7 @@ def convert(
     there = [not overwrite and task.target.exists() for task in tasks]
     images = [_bytes(sample.image_file) for sample in chosen]
     logger.info(
-        "%d slides to convert, %d stores are there; images of %s; %s free on the disk of %s",
+        "slides to convert: %d, stores there: %d; images of %s; %s free on the disk of %s",
         *(len(tasks) - sum(there), sum(there), amount(sum(n for n, t in zip(images, there, strict=True) if not t))),
         *(amount(free_bytes(tasks[0].target)), folder),
     )

@@ -21,8 +21,8 @@ _WORDS = {
     "preservation": "preservation_method",
     "dataset": "dataset_title",
 }
-_NUMBERS = {
-    "mpp": "pixel_size_um_estimated",
+_SIZES = {"mpp": "pixel_size_um_estimated"}
+_COUNTS = {
     "spots": "spots_under_tissue",
     "genes": "nb_genes",
     "width": "fullres_px_width",
@@ -60,9 +60,9 @@ def hest_samples(
     -------
     One row per slide, in the order of the ids, which are the index. Columns of text, empty where nothing is known:
     ``organ``, ``technology``, ``species``, ``patient``, ``disease``, ``oncotree``, ``preservation``, ``dataset``. Numbers
-    as the metadata say, NaN where they do not: ``mpp`` (um per level-0 px), ``spots``, ``genes``, ``width``, ``height``
-    (level-0 px). Bool, whether the files are there: ``st``, ``wsis``, ``metadata``, ``patches``, ``tissue_seg``,
-    ``cellvit_seg``, ``xenium_seg``, ``transcripts``.
+    as the metadata say: ``mpp`` (um per level-0 px), NaN where they do not; ``spots``, ``genes``, ``width``, ``height``
+    (level-0 px), whole numbers (``Int64``), NA where they do not. Bool, whether the files are there: ``st``, ``wsis``,
+    ``metadata``, ``patches``, ``tissue_seg``, ``cellvit_seg``, ``xenium_seg``, ``transcripts``.
 
     Raises
     ------
@@ -115,9 +115,12 @@ def _catalogue(root: Path) -> pd.DataFrame:
         for piece, (folder, _) in PARTS.items():
             there[folder] |= part(root, name, piece).exists()
         words = {column: text(values, key) for column, key in _WORDS.items()}
-        rows.append(words | {column: number(values, key) for column, key in _NUMBERS.items()} | there)
-    frame = pd.DataFrame(rows, index=pd.Index(ids, name="id"), columns=[*_WORDS, *_NUMBERS, *_folders()])
-    return frame.astype({**dict.fromkeys(_NUMBERS, np.float64), **dict.fromkeys(_folders(), bool)})
+        numbers = {column: number(values, key) for column, key in (_SIZES | _COUNTS).items()}
+        rows.append(words | numbers | there)
+    frame = pd.DataFrame(rows, index=pd.Index(ids, name="id"), columns=[*_WORDS, *_SIZES, *_COUNTS, *_folders()])
+    frame = frame.astype({**dict.fromkeys(_SIZES | _COUNTS, np.float64), **dict.fromkeys(_folders(), bool)})
+    frame[[*_COUNTS]] = frame[[*_COUNTS]].round()  # what is no whole number is no count
+    return frame.astype(dict.fromkeys(_COUNTS, "Int64"))
 
 
 def _folders() -> list[str]:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,8 +17,10 @@ if TYPE_CHECKING:
     from geopandas import GeoDataFrame
     from spatialdata import SpatialData
 
+logger = logging.getLogger("hisdiff_sd")
+
 _RECORD = "hisdiff_sd_companion"  # key of the attributes of a companion
-_SOURCE = "source"  # where the store lay, for whoever finds a companion
+_SOURCE = "source"  # where the store lay, for whoever opens a companion
 _FINGERPRINT = "fingerprint"  # what must be true of the store, now and later
 _IDENTITY = ("slide", "mpp", "true_size", "source")
 
@@ -32,7 +35,7 @@ def open(store: str | Path, companion: str | Path | None = None) -> SpatialData:
     ----------
     store
         A zarr store, such as ``hd.io.write`` makes; or the URL of one, such as ``"https://..."`` or ``"s3://..."``, whose
-        pixels are fetched when they are used.
+        pixels are fetched when they are used. Of a companion, the store it belongs to is opened with it.
     companion
         Where what is added to the slide shall be kept, such as ``"mine/SPA148.zarr"``; made if it is not there.
 
@@ -61,7 +64,7 @@ def open(store: str | Path, companion: str | Path | None = None) -> SpatialData:
     """
     from spatialdata import SpatialData
 
-    from hisdiff_sd._open import open_slide  # which needs hisdiff_sd.io itself
+    from hisdiff_sd._open import open_slide, open_without_pixels  # which need hisdiff_sd.io themselves
 
     origin = str(store) if is_url(store) else str(Path(store).absolute())
     source = read_remote(origin) if is_url(store) else open_slide(store)
@@ -73,9 +76,27 @@ def open(store: str | Path, companion: str | Path | None = None) -> SpatialData:
     if not place.exists():
         record = {_SOURCE: origin, _FINGERPRINT: fingerprint(source)}
         write(SpatialData(shapes=dict(source.shapes), attrs={**source.attrs, _RECORD: record}), place)
-    added = open_slide(place)
+    added = open_without_pixels(place)
     _check(added, source, store, companion)
     return _merged(source, added, place)
+
+
+def with_source(sdata: SpatialData, place: Path) -> SpatialData:
+    """A slide that was read at `place`; if that is a companion, with the store it belongs to, unless that is gone."""
+    record = sdata.attrs.get(_RECORD)
+    if not isinstance(record, dict) or _SOURCE not in record:
+        return sdata
+    origin = str(record[_SOURCE])
+    if is_url(origin) or Path(origin).exists():
+        return open(origin, companion=place)
+    logger.warning(
+        "%s is the companion of %s, which is gone: only what lies in the companion itself is there, without image and counts. "
+        "If the store has moved, open both: hd.io.open(store, companion=%r)",
+        place,
+        origin,
+        str(place),
+    )
+    return sdata
 
 
 def _merged(source: SpatialData, added: SpatialData, place: Path) -> SpatialData:

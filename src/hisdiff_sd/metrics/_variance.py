@@ -55,7 +55,7 @@ def log_var_ratio(pred: ArrayLike, true: ArrayLike) -> float:
               \frac{\max(\sigma^2_{p,g},\ 2^{-20} \sigma^2_{t,g})}{\sigma^2_{t,g}} \right|
 
     :math:`G` are the genes that vary in `true`. The floor under the predicted variance keeps the value finite: a gene
-    that is predicted constant scores 20.
+    that is predicted constant scores 20, which stands for infinity. The training mean of `hd.tl.evaluate` has this value.
 
     Parameters
     ----------

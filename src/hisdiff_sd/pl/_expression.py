@@ -6,12 +6,12 @@ import numpy as np
 
 from hisdiff_sd import _keys as keys
 from hisdiff_sd._data import measured
-from hisdiff_sd._errors import check_one_of
+from hisdiff_sd._errors import check_gene, check_one_of
 from hisdiff_sd._open import slide_name
 from hisdiff_sd.metrics import pcc
 from hisdiff_sd.pl._map import Panel, draw_maps, ground_of
 from hisdiff_sd.pl._marks import Marks, marks_of
-from hisdiff_sd.pl._prediction import Prediction, read_prediction, verdicts_of
+from hisdiff_sd.pl._prediction import Prediction, check_slide_object, read_prediction, verdicts_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -50,9 +50,11 @@ def expression(
 
     Returns
     -------
-    A figure. Measured and predicted share one colour scale, in the units of the model's target; the uncertainty is the
-    standard deviation over the samples, in the same units. Where tiles are predicted on a slide with measured spots, the
-    spots are drawn beside the tiles.
+    A figure. Measured and predicted share one colour scale, in the units of the model's target: from the lower of their 1st
+    to the higher of their 99th percentiles, so that neither a few empty spots nor a few high values take the colours from the
+    others; the ends of the colour bar are pointed where values lie beyond. The uncertainty is the standard deviation over the
+    samples, in the same units, from 0; of 32 samples it is off by 13% by chance, so its map is speckled where nothing of the
+    slide is. Where tiles are predicted on a slide with measured spots, the spots are drawn beside the tiles.
 
     Raises
     ------
@@ -70,9 +72,10 @@ def expression(
     >>> hd.pl.expression(sdata, "ERBB2").get_suptitle()
     'ERBB2 on S1 - reliability unknown'
     """
+    check_slide_object(sdata)
     check_one_of(image_key, sdata.images, "image")
     prediction = read_prediction(sdata, key, shapes_key)
-    check_one_of(gene, prediction.table.var_names, f"gene in {prediction.name!r}")
+    check_gene(gene, prediction.table.var_names, f"gene in {prediction.name!r}")
     panels = expression_panels(sdata, prediction, gene, table_key)
     title = f"{gene} on {slide_name(sdata)} - {verdicts_of(prediction.table)[gene]}"
     return draw_maps(panels, ground_of(sdata, prediction.marks, image_key), title)
@@ -86,7 +89,7 @@ def expression_panels(
     trusted = prediction.trusted
     truth = measured_beside(sdata, prediction, [gene], table_key)
     shown = [predicted[prediction.believed], *([] if truth is None else [truth[1][:, 0]])]
-    scale = ("viridis", 0.0, _top(np.concatenate(shown)), prediction.units)
+    scale = ("viridis", *_limits(shown), prediction.units)
     title = f"predicted, mean of {int(prediction.record['samples'])}"
     panels = []
     if truth is not None:
@@ -95,7 +98,7 @@ def expression_panels(
         if marks is prediction.marks:
             title += f" (r = {pcc(predicted[:, None], values)[0]:.2f})"
     panels.append(Panel(title, prediction.marks, predicted, *scale, trusted=trusted))
-    top = _top(spread[prediction.believed])
+    _, top = _limits([spread[prediction.believed]])
     title = "uncertainty, standard deviation"
     return [*panels, Panel(title, prediction.marks, spread, "cividis", 0.0, top, prediction.units, trusted)]
 
@@ -112,6 +115,10 @@ def measured_beside(
     return marks, measured(table, marks.index, genes, prediction.record["target"], table_key).y
 
 
-def _top(values: np.ndarray) -> float:
-    """The upper end of a colour scale, which a few high values do not stretch."""
-    return max(float(np.quantile(values, 0.995)), 1e-6)
+def _limits(shown: list[np.ndarray]) -> tuple[float, float]:
+    """The ends of a colour scale that several maps share, which a few low or high values do not stretch."""
+    # of each by itself: of many tiles beside few spots, all spots may lie beyond the percentiles of both
+    low, high = (edge(np.quantile(values, q) for values in shown) for edge, q in ((min, 0.01), (max, 0.99)))
+    if high <= low:  # a gene that fewer have than one spot in a hundred
+        high = max(values.max() for values in shown)
+    return float(low), max(float(high), float(low) + 1e-6)

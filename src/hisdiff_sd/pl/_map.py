@@ -85,6 +85,14 @@ class Panel:
     label: str
     trusted: np.ndarray | None = None
 
+    def beyond(self, drawn: np.ndarray) -> str:
+        """At which ends of the colour bar values lie beyond it, as matplotlib calls them."""
+        values = self.values[drawn]
+        below, above = bool((values < self.low).any()), bool((values > self.high).any())
+        return {(True, True): "both", (True, False): "min", (False, True): "max", (False, False): "neither"}[
+            below, above
+        ]
+
 
 def ground_of(sdata: SpatialData, marks: Marks | None = None, image_key: str = keys.HE) -> Ground:
     """The part of a slide that has marks, or all of it."""
@@ -150,7 +158,9 @@ def _draw(axes: Axes, panel: Panel, ground: Ground) -> None:
     _show(axes, ground)
     axes.set_title(panel.title, fontsize=11, parse_math=False)
     place, shrink = ("bottom", 0.4) if ground.is_wide else ("right", 0.75)
-    axes.figure.colorbar(drawn, ax=axes, label=panel.label, pad=0.02, location=place, shrink=shrink)
+    axes.figure.colorbar(
+        drawn, ax=axes, label=panel.label, pad=0.02, location=place, shrink=shrink, extend=panel.beyond(believed)
+    )
 
 
 def _pale(image: np.ndarray) -> np.ndarray:

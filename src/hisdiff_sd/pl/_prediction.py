@@ -70,8 +70,20 @@ class Prediction:
         return np.asarray(found[:, self.table.var_names.get_loc(gene)], np.float32)[self.rows]
 
 
+def check_slide_object(sdata: Any) -> None:
+    """Refuse what is no slide, such as a model or a path."""
+    from spatialdata import SpatialData
+
+    if not isinstance(sdata, SpatialData):
+        raise HisDiffError(
+            f"a slide (SpatialData) with a prediction is needed, not {type(sdata).__name__}; open a store with hd.io.open, and "
+            "predict with hd.tl.predict(sdata, model)"
+        )
+
+
 def find_prediction(sdata: SpatialData, key: str | None) -> str:
     """The name of a prediction: `key`, else ``"hisdiff"``, else the only one there is."""
+    check_slide_object(sdata)
     if key is not None:
         check_one_of(key, sdata.tables, "table")
         if get_provenance(sdata.tables[key]).get("kind") != "prediction":

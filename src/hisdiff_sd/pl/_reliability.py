@@ -50,7 +50,8 @@ def reliability(sdata: SpatialData, *, key: str | None = None) -> Figure:
     >>> hd.tl.predict(sdata, model, n_samples=2, steps=2)
     >>> figure = hd.pl.reliability(sdata)
     """
-    return draw_reliability(verdicts_of(sdata.tables[find_prediction(sdata, key)]))
+    name = find_prediction(sdata, key)
+    return draw_reliability(verdicts_of(sdata.tables[name]))
 
 
 def draw_reliability(verdicts: dict[str, Verdict]) -> Figure:

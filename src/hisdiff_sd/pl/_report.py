@@ -10,7 +10,7 @@ import pandas as pd
 
 from hisdiff_sd import _keys as keys
 from hisdiff_sd._data import spot_pitch_um
-from hisdiff_sd._errors import HisDiffError, check_one_of
+from hisdiff_sd._errors import HisDiffError, check_gene
 from hisdiff_sd._html import check_page
 from hisdiff_sd._open import open_slide, slide_name
 from hisdiff_sd._shapes import slide_shapes
@@ -145,7 +145,7 @@ def _choose(scores: pd.DataFrame, wanted: Sequence[str] | None, name: str) -> li
     if wanted is not None:
         if isinstance(wanted, str) or not len(wanted):
             raise HisDiffError(f"genes={wanted!r} is no list of genes; give some of table {name!r}, or leave it out")
-        return [check_one_of(gene, scores.index, f"gene in {name!r}") for gene in dict.fromkeys(wanted)]
+        return [check_gene(gene, scores.index, f"gene in {name!r}") for gene in dict.fromkeys(wanted)]
     reliable = scores[[bool(v) for v in scores["reliable"]]]
     pool = reliable if len(reliable) else scores
     varying = pool.sort_values("varies", ascending=False, kind="stable").index

@@ -11,7 +11,7 @@ import pandas as pd
 
 from hisdiff_sd import _keys as keys
 from hisdiff_sd._device import resolve_device
-from hisdiff_sd._errors import HisDiffError, check_one_of
+from hisdiff_sd._errors import HisDiffError, check_gene
 from hisdiff_sd._provenance import provenance
 from hisdiff_sd._shapes import slide_shapes
 from hisdiff_sd.io._store import check_writable, write_table
@@ -176,7 +176,7 @@ def _above(
             raise HisDiffError("thresholds name a gene more than once; give one number per gene")
         given = dict(thresholds)
         for gene in given:
-            check_one_of(gene, model.genes, "gene in the model's panel")
+            check_gene(gene, model.genes, "gene in the model's panel")
         kept = panel_columns(model, list(given) if genes is None else genes)
         lacking = [model.genes[g] for g in kept if model.genes[g] not in given]
         if lacking:

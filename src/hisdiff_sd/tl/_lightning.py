@@ -23,6 +23,8 @@ from hisdiff_sd._precision import resolve_precision
 from hisdiff_sd._progress import progress
 from hisdiff_sd.tl._presets import Preset
 
+logger = logging.getLogger("hisdiff_sd")
+
 _CHECKPOINT, _BEST = Path("last.ckpt"), Path("best.ckpt")
 _CHECKPOINT_EPOCHS = 10
 _JUDGEMENTS = 30  # times a held-out slide is judged in a run
@@ -167,6 +169,7 @@ def fit(run: Run, module: SpotModule) -> pd.DataFrame:
                 save_on_train_epoch_end=False,
             )
         )
+    logger.info("training, %s: %s%d epochs", run.title, "" if judged is None else "up to ", run.epochs)
     with _quiet(), flushed_denormals(), progress(f"training, {run.title}", run.epochs) as advance:
         callbacks.append(LambdaCallback(on_train_epoch_end=lambda *_: advance(1)))
         trainer = L.Trainer(

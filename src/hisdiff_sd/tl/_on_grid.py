@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from hisdiff_sd._data import check_tiles, rows_of
-from hisdiff_sd._errors import HisDiffError, check_one_of
+from hisdiff_sd._errors import HisDiffError, check_gene, check_one_of
 from hisdiff_sd._provenance import get_provenance
 from hisdiff_sd._shapes import GRID, Shapes, slide_shapes
 
@@ -77,7 +77,7 @@ def _genes(table: AnnData, genes: Sequence[str] | None, key: str) -> list[str]:
     if isinstance(genes, str) or not len(genes):
         raise HisDiffError(f"genes={genes!r} is no list of genes; give some of {key!r}, or leave it out for all")
     for gene in genes:
-        check_one_of(gene, table.var_names, f"gene in {key!r}")
+        check_gene(gene, table.var_names, f"gene in {key!r}")
     return list(dict.fromkeys(genes))
 
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from hisdiff_sd import _keys as keys
 from hisdiff_sd._data import covers
-from hisdiff_sd._errors import HisDiffError, OtherProvenanceError, check_one_of
+from hisdiff_sd._errors import HisDiffError, OtherProvenanceError, check_gene
 from hisdiff_sd._inputs import SlideInputs
 from hisdiff_sd._progress import Estimate, progress
 from hisdiff_sd._provenance import check_provenance, failed_tiles, get_provenance, provenance
@@ -55,7 +55,7 @@ def panel_columns(model: HisDiff, genes: Sequence[str] | None) -> np.ndarray:
             f"genes={genes!r} is no list of genes; give some of the model's panel, or leave it out for all"
         )
     for gene in genes:
-        check_one_of(gene, model.genes, "gene in the model's panel")
+        check_gene(gene, model.genes, "gene in the model's panel")
     return np.array([model.genes.index(g) for g in dict.fromkeys(genes)])
 
 

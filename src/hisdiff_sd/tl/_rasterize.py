@@ -66,12 +66,16 @@ def rasterize(
     >>> sdata["tiles_100um_morphology_raster"].shape
     (2, 8, 9)
 
-    spatialdata-plot draws no NaN; here they become white::
+    spatialdata-plot draws no NaN, and gives all colours one transparency; here NaN is below the scale, whose colour is taken
+    away::
 
-        glass = {"cmap": plt.get_cmap("viridis").with_extremes(under="white"), "norm": plt.Normalize(0)}
+        figure, axes = plt.subplots()
         sdata.pl.render_images("he").pl.render_images(
-            "hisdiff_tiles_50um_raster", channel="ERBB2", transfunc=lambda x: np.nan_to_num(x, nan=-1), alpha=0.6, **glass
-        ).pl.show("global")
+            "hisdiff_tiles_50um_raster", channel="ERBB2", transfunc=lambda x: np.nan_to_num(x, nan=-1), alpha=0.6,
+            cmap="viridis", norm=plt.Normalize(0),
+        ).pl.show("global", ax=axes)
+        drawn = axes.get_images()[-1]
+        drawn.set_cmap(drawn.get_cmap().with_extremes(under="none"))
     """
     from spatialdata.models import Image2DModel
     from spatialdata.transformations import Scale, Translation

@@ -156,6 +156,8 @@ def _train(
     preset = settings.preset
     folds: list[Fold] = []
     chosen = epochs or preset.epochs
+    names, spots = ", ".join(s.name for s in data.inputs), sum(s.n for s in data.inputs)
+    logger.info("training on %s (%d spots, %d genes), device %s", names, spots, len(data.genes), settings.device)
     if epochs is None and preset.choose_length:
         if len(data.inputs) > 1:
             folds = leave_out_each(data, settings, work)
