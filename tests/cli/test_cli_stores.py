@@ -140,7 +140,7 @@ def test_predict_at_another_depth(run, own_stores, saved_model):
     assert spatialdata.read_zarr(own_stores / "S3.zarr")["hisdiff"].uns["hisdiff_sd"]["depth"] == 0.1
     code, _, error = run(*words, "--depth", "0")
     assert code != 0
-    assert "depth=0.0 is no sequencing depth" in error
+    assert "--depth 0.0 is no sequencing depth" in error
 
 
 def test_stores_of_others_get_companions(run, own_stores, tmp_path, saved_model):

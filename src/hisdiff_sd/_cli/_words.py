@@ -67,7 +67,7 @@ _COMMANDS = {
     "pl.report": "report",
 }
 _OPTIONS = (
-    "batch_size|by|companions|device|dtype|encoder|epochs|genes|include|keep_samples|key|link|max_mpp|model|n_samples|n_top|"
+    "batch_size|by|companions|depth|device|dtype|encoder|epochs|genes|include|keep_samples|key|link|max_mpp|model|n_samples|n_top|"
     "overwrite|padding|preset|rows|sampler|samples|seed|shapes|spacing_um|steps|target|tile_um|token|weights"
 )
 _FUNCTION = re.compile(rf"\bhd\.({'|'.join(map(re.escape, _COMMANDS))})\b")
