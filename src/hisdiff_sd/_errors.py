@@ -77,3 +77,11 @@ def check_gene(gene: str, panel: Iterable[str], what: str) -> str:
 _INTO_PANEL = (
     " A model predicts the genes of its panel only; before training, include= of hd.pp.select_genes puts a gene into it"
 )
+
+
+def check_slide_object(sdata: object, what: str = "a slide (SpatialData)") -> None:
+    """Refuse what is no slide, such as a model or the path of a store."""
+    from spatialdata import SpatialData
+
+    if not isinstance(sdata, SpatialData):
+        raise HisDiffError(f"{what} is needed, not {type(sdata).__name__}; open a store with hd.io.open")

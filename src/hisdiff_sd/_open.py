@@ -13,6 +13,8 @@ from hisdiff_sd.io._store import slide_attrs
 if TYPE_CHECKING:
     from spatialdata import SpatialData
 
+_OF_A_STORE = ("zarr.json", ".zgroup", ".zattrs")
+
 
 def open_slide(slide: SpatialData | str | Path) -> SpatialData:
     """The slide itself, read from its store if a path is given; that of a companion with the store it belongs to."""
@@ -33,6 +35,8 @@ def open_without_pixels(slide: SpatialData | str | Path) -> SpatialData:
     path = Path(slide)
     if not path.exists():
         raise MissingFileError(f"no store {path}; write one with hd.io.write")
+    if not any((path / name).exists() for name in _OF_A_STORE) and (inside := sorted(path.glob("*.zarr"))):
+        raise HisDiffError(f"{path} is a folder of stores, and not one: give one of them, such as {inside[0]}")
     try:
         return read_store(path)
     except Exception as error:

@@ -31,6 +31,14 @@ def test_open_slide_says_what_is_wrong_with_a_path(tmp_path):
         open_slide(tmp_path / "x.zarr")
 
 
+def test_a_folder_of_stores_is_no_store(stores):
+    folder = stores["S1"].parent
+    with pytest.raises(
+        HisDiffError, match=r"is a folder of stores, and not one: give one of them, such as .*S1\.zarr$"
+    ):
+        open_slide(folder)
+
+
 def test_a_spatialdata_of_others_is_refused_with_the_way_out():
     with pytest.raises(HisDiffError, match=r"no attrs\['hisdiff_sd'\].*hd\.io\.hest"):
         slide_attrs(spatialdata.SpatialData())

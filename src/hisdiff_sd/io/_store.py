@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hisdiff_sd import _keys as keys
-from hisdiff_sd._errors import HisDiffError, reason
+from hisdiff_sd._errors import HisDiffError, check_slide_object, reason
 from hisdiff_sd.io._atomic import locked, move_in, staged
 from hisdiff_sd.io._codecs import check_compression, write_compressed
 from hisdiff_sd.io._record import check_record
@@ -194,6 +194,7 @@ def check_writable(sdata: SpatialData) -> None:
 
 def slide_attrs(sdata: SpatialData) -> dict[str, Any]:
     """What the store says of its slide (``sdata.attrs["hisdiff_sd"]``)."""
+    check_slide_object(sdata)
     return check_attrs(sdata.attrs)
 
 

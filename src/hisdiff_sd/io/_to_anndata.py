@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from hisdiff_sd import _keys as keys
-from hisdiff_sd._errors import check_one_of
+from hisdiff_sd._errors import check_one_of, check_slide_object
 from hisdiff_sd.io._store import slide_attrs
 
 if TYPE_CHECKING:
@@ -47,6 +47,7 @@ def to_anndata(sdata: SpatialData, key: str = keys.PREDICTION) -> AnnData:
     >>> list(table.uns["spatial"]), table.obs["library_id"].unique().tolist()
     (['S1'], ['S1'])
     """
+    check_slide_object(sdata)
     check_one_of(key, sdata.tables, "table")
     found = sdata.tables[key].copy()
     for name, layer in found.layers.items():

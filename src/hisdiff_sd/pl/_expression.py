@@ -6,12 +6,12 @@ import numpy as np
 
 from hisdiff_sd import _keys as keys
 from hisdiff_sd._data import measured
-from hisdiff_sd._errors import check_gene, check_one_of
+from hisdiff_sd._errors import check_gene, check_one_of, check_slide_object
 from hisdiff_sd._open import slide_name
 from hisdiff_sd.metrics import pcc
 from hisdiff_sd.pl._map import Panel, draw_maps, ground_of
 from hisdiff_sd.pl._marks import Marks, marks_of
-from hisdiff_sd.pl._prediction import Prediction, check_slide_object, read_prediction, verdicts_of
+from hisdiff_sd.pl._prediction import WITH_PREDICTION, Prediction, read_prediction, verdicts_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -72,7 +72,7 @@ def expression(
     >>> hd.pl.expression(sdata, "ERBB2").get_suptitle()
     'ERBB2 on S1 - reliability unknown'
     """
-    check_slide_object(sdata)
+    check_slide_object(sdata, WITH_PREDICTION)
     check_one_of(image_key, sdata.images, "image")
     prediction = read_prediction(sdata, key, shapes_key)
     check_gene(gene, prediction.table.var_names, f"gene in {prediction.name!r}")

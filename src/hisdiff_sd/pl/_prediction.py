@@ -10,7 +10,7 @@ import pandas as pd
 
 from hisdiff_sd import _keys as keys
 from hisdiff_sd._data import check_tiles, rows_of
-from hisdiff_sd._errors import HisDiffError, check_one_of
+from hisdiff_sd._errors import HisDiffError, check_one_of, check_slide_object
 from hisdiff_sd._open import slide_name
 from hisdiff_sd._provenance import get_provenance
 from hisdiff_sd._shapes import slide_shapes
@@ -20,6 +20,8 @@ from hisdiff_sd.pl._marks import Marks, marks_of
 if TYPE_CHECKING:
     from anndata import AnnData
     from spatialdata import SpatialData
+
+WITH_PREDICTION = "a slide (SpatialData) with a prediction"  # what plots need
 
 
 @dataclass(frozen=True)
@@ -70,20 +72,9 @@ class Prediction:
         return np.asarray(found[:, self.table.var_names.get_loc(gene)], np.float32)[self.rows]
 
 
-def check_slide_object(sdata: Any) -> None:
-    """Refuse what is no slide, such as a model or a path."""
-    from spatialdata import SpatialData
-
-    if not isinstance(sdata, SpatialData):
-        raise HisDiffError(
-            f"a slide (SpatialData) with a prediction is needed, not {type(sdata).__name__}; open a store with hd.io.open, and "
-            "predict with hd.tl.predict(sdata, model)"
-        )
-
-
 def find_prediction(sdata: SpatialData, key: str | None) -> str:
     """The name of a prediction: `key`, else ``"hisdiff"``, else the only one there is."""
-    check_slide_object(sdata)
+    check_slide_object(sdata, WITH_PREDICTION)
     if key is not None:
         check_one_of(key, sdata.tables, "table")
         if get_provenance(sdata.tables[key]).get("kind") != "prediction":

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from hisdiff_sd import _keys as keys
-from hisdiff_sd._errors import HisDiffError, check_one_of
+from hisdiff_sd._errors import HisDiffError, check_one_of, check_slide_object
 from hisdiff_sd._open import slide_name
 from hisdiff_sd.pl._figure import new_figure, scale_bar
 from hisdiff_sd.pl._map import ground_of
@@ -56,6 +56,7 @@ def tissue(
     >>> hd.pl.tissue(sdata).get_suptitle()
     'S1: 0.54 mm2 of tissue in 1 fragment; all of 14 spots inside'
     """
+    check_slide_object(sdata)
     if tissue_key not in sdata.shapes:
         listed = ", ".join(map(repr, sdata.shapes)) or "none"
         raise HisDiffError(

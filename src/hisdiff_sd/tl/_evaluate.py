@@ -9,7 +9,7 @@ import pandas as pd
 
 from hisdiff_sd import _keys as keys
 from hisdiff_sd._data import measured, rows_of
-from hisdiff_sd._errors import HisDiffError, HisDiffWarning
+from hisdiff_sd._errors import HisDiffError, HisDiffWarning, check_slide_object
 from hisdiff_sd._provenance import get_provenance
 from hisdiff_sd.io._store import slide_attrs
 from hisdiff_sd.metrics import scores
@@ -75,6 +75,7 @@ def evaluate(
     >>> scores.attrs["protocol"]
     'held-out slide, within patient'
     """
+    check_slide_object(sdata)
     bundle = resolve_model(model)
     if table_key not in sdata.tables:
         listed = ", ".join(sdata.tables) or "none"

@@ -11,7 +11,7 @@ import pandas as pd
 
 from hisdiff_sd import _keys as keys
 from hisdiff_sd._device import resolve_device
-from hisdiff_sd._errors import HisDiffError, check_gene
+from hisdiff_sd._errors import HisDiffError, check_gene, check_slide_object
 from hisdiff_sd._provenance import provenance
 from hisdiff_sd._shapes import slide_shapes
 from hisdiff_sd.io._store import check_writable, write_table
@@ -114,6 +114,7 @@ def exceedance(
     >>> hd.tl.exceedance(test, model, {"ERBB2": 3.0}, n_samples=10)
     >>> certain = test["hisdiff_exceedance"].to_df()["ERBB2"] >= 0.9
     """
+    check_slide_object(sdata)
     check_draws(n_samples, sampler=sampler, steps=steps)
     if key_added is not None:
         _table_there(sdata, key_added)

@@ -42,6 +42,8 @@ def resolve_model(model: HisDiff | str | Path | None) -> HisDiff:
             "environment variable HISDIFF_SD_MODEL; train one with hd.tl.train(slides), or bring a published checkpoint "
             "with hd.HisDiff.from_published"
         )
+    if not isinstance(chosen, str | Path):
+        raise HisDiffError(f"model= is a HisDiff, its folder or a Hugging Face hub id, not {type(chosen).__name__}")
     return HisDiff.load(chosen)
 
 

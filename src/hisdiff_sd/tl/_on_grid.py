@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from hisdiff_sd._data import check_tiles, rows_of
-from hisdiff_sd._errors import HisDiffError, check_gene, check_one_of
+from hisdiff_sd._errors import HisDiffError, check_gene, check_one_of, check_slide_object
 from hisdiff_sd._provenance import get_provenance
 from hisdiff_sd._shapes import GRID, Shapes, slide_shapes
 
@@ -60,6 +60,7 @@ class OnGrid:
 
 def on_grid(sdata: SpatialData, key: str | None, genes: Sequence[str] | None, layer: str | None) -> OnGrid:
     """The table `key`, else the only prediction on a grid; a gene, a layer or tiles that do not fit are refused."""
+    check_slide_object(sdata)
     key = _table_on_a_grid(sdata, key)
     table, region = sdata.tables[key], _region(sdata, key)
     names = _genes(table, genes, key)

@@ -10,7 +10,7 @@ import numpy as np
 
 from hisdiff_sd import _keys as keys
 from hisdiff_sd._device import resolve_device
-from hisdiff_sd._errors import HisDiffError
+from hisdiff_sd._errors import HisDiffError, check_slide_object
 from hisdiff_sd._shapes import slide_shapes
 from hisdiff_sd.io._store import check_writable, write_table
 from hisdiff_sd.pp._partial import partial_results
@@ -139,6 +139,7 @@ def predict(
     >>> sorted(test["hisdiff"].layers)
     ['q05', 'q50', 'q95', 'sample_0', 'std']
     """
+    check_slide_object(sdata)
     how: dict[str, Any] = {"sampler": sampler, "steps": steps, "batch_size": batch_size, "precision": precision}
     check_spacing(spacing_um)
     check_draws(n_samples, **how)

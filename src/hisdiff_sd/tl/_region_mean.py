@@ -11,7 +11,7 @@ import pandas as pd
 
 from hisdiff_sd import _keys as keys
 from hisdiff_sd._device import resolve_device
-from hisdiff_sd._errors import HisDiffError, HisDiffWarning, check_one_of
+from hisdiff_sd._errors import HisDiffError, HisDiffWarning, check_one_of, check_slide_object
 from hisdiff_sd._inputs import SlideInputs
 from hisdiff_sd._progress import progress
 from hisdiff_sd._targets import from_target
@@ -124,6 +124,7 @@ def region_mean(
     >>> hd.pp.tissue(test)
     >>> means = hd.tl.region_mean(test, model, "tissue", level=0.8, n_samples=20)
     """
+    check_slide_object(sdata)
     if regions is None:
         raise HisDiffError("no regions given: pass regions=, labels of the spots (a column, a Series) or polygons")
     check_one_of(space, _SPACES, "space")
