@@ -20,12 +20,12 @@ extensions = [
     "sphinx.ext.autodoc",
     "sphinx.ext.autosummary",
     "sphinx.ext.intersphinx",
-    "sphinx.ext.mathjax",
     "sphinx.ext.napoleon",
     "sphinx_copybutton",
     "api_pages",
     "code_links",
     "constants",
+    "mathml",
     "root_pages",
 ]
 templates_path = ["_templates"]
@@ -53,6 +53,7 @@ intersphinx_mapping = mapping()
 copybutton_prompt_text = r">>> |\.\.\. "
 copybutton_prompt_is_regexp = True
 
+html_math_renderer = "mathml"
 html_theme = "sphinx_book_theme"
 html_title = "hisdiff_sd"
 html_static_path = ["_static"]
