@@ -47,6 +47,7 @@ napoleon_custom_sections = ["Returns", ("Attributes", "params_style")]
 myst_enable_extensions = ["dollarmath", "colon_fence"]
 myst_heading_anchors = 3
 nb_execution_mode = "off"  # notebooks are kept with what they printed and drew
+nb_render_image_options = {"alt": "What the cell above draws"}  # instead of the name of a file
 
 intersphinx_mapping = mapping()
 
