@@ -3,18 +3,38 @@
 from __future__ import annotations
 
 from typing import Any
+from xml.etree import ElementTree
 
 from docutils import nodes
 from docutils.utils.math.latex2mathml import tex2mathml
 from sphinx.errors import ExtensionError
 
+MATHML = "{http://www.w3.org/1998/Math/MathML}"
+ElementTree.register_namespace("", MATHML[1:-1])
 
-def markup(node: nodes.Element) -> str:
+
+def markup(node: nodes.Element, **attributes: str) -> str:
     """The MathML of a formula."""
     try:
-        return tex2mathml(node.astext())
+        formula = ElementTree.fromstring(tex2mathml(node.astext()))
     except ValueError as e:  # else the page would show TeX
         raise ExtensionError(f"{node.source}:{node.line}: cannot be written as MathML: {node.astext()}: {e}") from e
+    mend(formula)
+    formula.attrib.update(attributes)
+    return ElementTree.tostring(formula, encoding="unicode")
+
+
+def mend(formula: ElementTree.Element) -> None:
+    """Put an index beside a letter with a bar, not below it, and bars around a term close to it, of one height."""
+    for both in list(formula.iter(MATHML + "munderover")):
+        letter, index, accent = both
+        if accent.get("stretchy") == "false":
+            both.tag = MATHML + "msub"
+            both[:] = [ElementTree.Element(MATHML + "mover"), index]
+            both[0].extend([letter, accent])
+    for operator in formula.iter(MATHML + "mo"):
+        if operator.text in ("|", "\u2016"):
+            operator.attrib.update(stretchy="false", lspace="0", rspace="0")
 
 
 def visit_inline(self: Any, node: nodes.math) -> None:
@@ -25,8 +45,7 @@ def visit_inline(self: Any, node: nodes.math) -> None:
 
 def visit_block(self: Any, node: nodes.math_block) -> None:
     """Write a formula of its own, in a box that scrolls if the screen is narrower."""
-    formula = markup(node).replace("<math ", '<math display="block" ', 1)
-    self.body.append(self.starttag(node, "div", CLASS="math") + formula + "</div>\n")
+    self.body.append(self.starttag(node, "div", CLASS="formula") + markup(node, display="block") + "</div>\n")
     raise nodes.SkipNode
 
 
