@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from html import unescape
 from typing import Any
 from xml.etree import ElementTree
 
@@ -10,13 +12,15 @@ from docutils.utils.math.latex2mathml import tex2mathml
 from sphinx.errors import ExtensionError
 
 MATHML = "{http://www.w3.org/1998/Math/MathML}"
+_OF_HTML = re.compile(r"&(?!lt;|gt;|amp;)\w+;")  # characters by names that XML does not know
+
 ElementTree.register_namespace("", MATHML[1:-1])
 
 
 def markup(node: nodes.Element, **attributes: str) -> str:
     """The MathML of a formula."""
     try:
-        formula = ElementTree.fromstring(tex2mathml(node.astext()))
+        formula = ElementTree.fromstring(_OF_HTML.sub(lambda name: unescape(name[0]), tex2mathml(node.astext())))
     except ValueError as e:  # else the page would show TeX
         raise ExtensionError(f"{node.source}:{node.line}: cannot be written as MathML: {node.astext()}: {e}") from e
     mend(formula)
@@ -32,8 +36,14 @@ def mend(formula: ElementTree.Element) -> None:
             both.tag = MATHML + "msub"
             both[:] = [ElementTree.Element(MATHML + "mover"), index]
             both[0].extend([letter, accent])
+    for over in formula.iter(MATHML + "mover"):
+        if over[1].text == "\u02c9":
+            over[1].text = "\u00af"  # the bar of formulas; that of texts is hardly seen
+    fences = {
+        term for row in formula.iter(MATHML + "mrow") for term in (row[0], row[-1]) if "class" not in row[0].attrib
+    }
     for operator in formula.iter(MATHML + "mo"):
-        if operator.text in ("|", "\u2016"):
+        if operator.text in ("|", "\u2016") and operator not in fences:  # those of \left and \right grow with the term
             operator.attrib.update(stretchy="false", lspace="0", rspace="0")
 
 
