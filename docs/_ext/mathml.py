@@ -21,7 +21,7 @@ def markup(node: nodes.Element, **attributes: str) -> str:
     """The MathML of a formula."""
     try:
         formula = ElementTree.fromstring(_OF_HTML.sub(lambda name: unescape(name[0]), tex2mathml(node.astext())))
-    except ValueError as e:  # else the page would show TeX
+    except (ValueError, SyntaxError) as e:  # else the page would show TeX
         raise ExtensionError(f"{node.source}:{node.line}: cannot be written as MathML: {node.astext()}: {e}") from e
     mend(formula)
     formula.attrib.update(attributes)
