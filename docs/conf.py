@@ -20,12 +20,12 @@ extensions = [
     "sphinx.ext.autodoc",
     "sphinx.ext.autosummary",
     "sphinx.ext.intersphinx",
-    "sphinx.ext.mathjax",
     "sphinx.ext.napoleon",
     "sphinx_copybutton",
     "api_pages",
     "code_links",
     "constants",
+    "mathml",
     "root_pages",
 ]
 templates_path = ["_templates"]
@@ -47,12 +47,14 @@ napoleon_custom_sections = ["Returns", ("Attributes", "params_style")]
 myst_enable_extensions = ["dollarmath", "colon_fence"]
 myst_heading_anchors = 3
 nb_execution_mode = "off"  # notebooks are kept with what they printed and drew
+nb_render_image_options = {"alt": "What the cell above draws"}  # instead of the name of a file
 
 intersphinx_mapping = mapping()
 
 copybutton_prompt_text = r">>> |\.\.\. "
 copybutton_prompt_is_regexp = True
 
+html_math_renderer = "mathml"
 html_theme = "sphinx_book_theme"
 html_title = "hisdiff_sd"
 html_static_path = ["_static"]

@@ -99,6 +99,12 @@ def broken_links(site: Path) -> list[str]:
     return sorted(broken)
 
 
+def loaded_from_elsewhere(site: Path) -> set[str]:
+    """Scripts, styles and pictures of built pages that a reader without a network would lack."""
+    tags = re.compile(r"<(?:script|img|link rel=\"stylesheet\")[^>]*?(?:src|href)=\"((?:https?:)?//[^\"]+)")
+    return {address for path in site.rglob("*.html") for address in tags.findall(path.read_text())}
+
+
 def test_broken_links_are_found(tmp_path: Path) -> None:
     (tmp_path / "a.html").write_text('<a href="b.html#there"></a><a href="b.html#gone"></a><a href="c.html"></a>')
     (tmp_path / "b.html").write_text('<p id="there"><a href="https://example.org">out</a><img src="none.png">')
@@ -118,3 +124,4 @@ def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
     assert made.returncode == 0, made.stderr
     assert (tmp_path / "html" / "api" / "generated" / "hisdiff_sd.tl.train.html").exists()
     assert broken_links(tmp_path / "html") == []
+    assert loaded_from_elsewhere(tmp_path / "html") == set()

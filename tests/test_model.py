@@ -108,6 +108,11 @@ def test_a_model_is_two_files_and_a_card(bundle, tmp_path):
     assert not [p for p in (tmp_path / ".model.hisdiff_sd").iterdir() if p.name.startswith("stage-")]
 
 
+def test_whoever_may_read_the_folder_may_read_all_files_of_a_model(bundle, tmp_path):
+    bundle.save(tmp_path / "model")
+    assert len({path.stat().st_mode for path in (tmp_path / "model").iterdir()}) == 1
+
+
 def test_a_model_without_baselines_is_saved_too(bundle, tmp_path):
     bare = hd.HisDiff(bundle.network, bundle.config, bundle.scalers)
     bare.save(tmp_path / "model")

@@ -63,11 +63,12 @@ def config_of(model: HisDiff) -> dict[str, Any]:
 
 def write_files(model: HisDiff, folder: Path) -> None:
     """Write the files of a model into an existing folder."""
-    from safetensors.torch import save_file
+    from safetensors.torch import save as packed
 
     from hisdiff_sd._model_card import model_card
 
-    save_file(tensors_of(model), folder / _TENSORS)
+    # not `save_file`: what it writes nobody but its owner may read, whatever the folder allows
+    (folder / _TENSORS).write_bytes(packed(tensors_of(model)))
     (folder / _CONFIG).write_text(json.dumps(config_of(model), indent=1) + "\n")
     (folder / _CARD).write_text(model_card(model), encoding="utf-8")
 

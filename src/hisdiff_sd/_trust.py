@@ -35,8 +35,8 @@ class OutOfDistribution:
     distance, as Lee et al. (2018, NeurIPS) take it to find inputs that a network was not trained for, in units of
     left-out slides:
 
-    .. math:: d(x) = \sqrt{\frac{1}{E} \Big( \sum_{i=1}^{k} \frac{(v_i^\top z)^2}{\lambda_i}
-                     + \frac{\lVert z \rVert^2 - \sum_i (v_i^\top z)^2}{\sigma^2} \Big)}, \qquad
+    .. math:: d(x) = \sqrt{\frac{1}{E} \left( \sum_{i=1}^{k} \frac{(v_i^\top z)^2}{\lambda_i}
+                     + \frac{\lVert z \rVert^2 - \sum_i (v_i^\top z)^2}{\sigma^2} \right)}, \qquad
               \mathrm{score}(x) = d(x) \,/\, q_{99}
 
     :math:`z` is the standardised embedding of :math:`E` dimensions; :math:`q_{99}` is the 99th percentile of the distances of

@@ -353,6 +353,17 @@ def test_an_interrupted_training_goes_on(train, stores, tmp_path, steps):
     assert {p.name for p in tmp_path.iterdir()} <= {"model", ".model.hisdiff_sd"}
 
 
+def test_a_training_of_few_long_epochs_goes_on_where_it_was(train, stores, tmp_path, steps, monkeypatch):
+    options = {"epochs": 6, "out": tmp_path / "model"}
+    monkeypatch.setattr("hisdiff_sd.tl._lightning._CHECKPOINT_SECONDS", 0.0)  # as if each took a minute
+    steps.stop_at = 5  # one step an epoch
+    interrupted(train, [stores["S1"]], **options)
+    steps.taken, steps.stop_at = 0, None
+    train([stores["S1"]], **options)
+    assert steps.taken == 2
+    assert list(pd.read_csv(tmp_path / "model" / "log.csv")["epoch"]) == list(range(6))
+
+
 @pytest.mark.parametrize("change", [{"seed": 1}, {"target": "cp10k"}, {"epochs": 19}, {"genes": 11}])
 def test_a_training_with_other_settings_starts_anew(train, stores, panel, tmp_path, steps, change):
     options = {"epochs": 20, "out": tmp_path / "model"}

@@ -23,8 +23,9 @@ _ROUNDS = 100
 def cluster_agreement(pred: ArrayLike, true: ArrayLike, *, n_clusters: int = 5, seed: int = 0) -> float:
     r"""Adjusted Rand index of the clusters of predicted and of measured spots.
 
-    .. math:: \frac{\sum_{ij} \binom{n_{ij}}{2} - E}{\frac12 \left[ \sum_i \binom{a_i}{2} + \sum_j \binom{b_j}{2} \right] - E},
-              \qquad E = \sum_i \binom{a_i}{2} \sum_j \binom{b_j}{2} \Big/ \binom{S}{2}
+    .. math:: \frac{\sum_{ij} \binom{n_{ij}}{2} - E}
+              {\frac{1}{2} \left[ \sum_i \binom{a_i}{2} + \sum_j \binom{b_j}{2} \right] - E},
+              \qquad E = \frac{\sum_i \binom{a_i}{2} \sum_j \binom{b_j}{2}}{\binom{S}{2}}
 
     :math:`n_{ij}` spots lie in predicted cluster :math:`i` and measured cluster :math:`j`, :math:`a_i, b_j` are the sizes
     of these. Both sides are clustered by themselves: genes to z-scores, up to 10 principal components, k-means (the best

@@ -46,7 +46,7 @@ def pcc(pred: ArrayLike, true: ArrayLike) -> NDArray[np.float64]:
 def pcc_top(pred: ArrayLike, true: ArrayLike, k: int) -> float:
     r"""Mean correlation of the `k` genes that are predicted best, the PCC-k of the literature.
 
-    .. math:: \mathrm{PCC}_k = \frac1k \sum_{i=1}^{k} r_{(i)}, \qquad r_{(1)} \ge r_{(2)} \ge \dots
+    .. math:: \mathrm{PCC}_k = \frac1k \sum_{i=1}^{k} r_{(i)}, \qquad r_{(1)} \ge r_{(2)} \ge \ldots
 
     The genes are picked after the fact, from the same correlations: two methods are scored on different genes and the
     value grows with the size of the panel. Report `pcc_of` over a fixed list beside it.

@@ -13,9 +13,8 @@ if TYPE_CHECKING:
 def error_split(pred: ArrayLike, true: ArrayLike) -> dict[str, float]:
     r"""What the mean squared error is made of: offset, scale and correlation (Murphy 1988).
 
-    .. math:: \mathrm{MSE}_g = \underbrace{(\bar p_g - \bar t_g)^2}_{\text{offset}}
-              + \underbrace{(\sigma_{p,g} - \sigma_{t,g})^2}_{\text{scale}}
-              + \underbrace{2 \sigma_{p,g} \sigma_{t,g} (1 - r_g)}_{\text{correlation}}
+    .. math:: \mathrm{MSE}_g = (\bar p_g - \bar t_g)^2 + (\sigma_{p,g} - \sigma_{t,g})^2
+              + 2 \sigma_{p,g} \sigma_{t,g} (1 - r_g), \quad \text{in this order.}
 
     Means :math:`\bar p, \bar t`, population standard deviations :math:`\sigma` and correlation :math:`r` are those of a
     gene over the spots. Between patients most of the error is often offset: a shift in sequencing depth.

@@ -51,7 +51,7 @@ def rvd(pred: ArrayLike, true: ArrayLike) -> float:
 def log_var_ratio(pred: ArrayLike, true: ArrayLike) -> float:
     r"""Median distance of predicted and measured variance in doublings, which no single gene can dominate.
 
-    .. math:: \operatorname*{median}_{g \in G}\ \left| \log_2
+    .. math:: \operatorname{median}_{g \in G}\ \left| \log_2
               \frac{\max(\sigma^2_{p,g},\ 2^{-20} \sigma^2_{t,g})}{\sigma^2_{t,g}} \right|
 
     :math:`G` are the genes that vary in `true`. The floor under the predicted variance keeps the value finite: a gene

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -27,6 +28,7 @@ logger = logging.getLogger("hisdiff_sd")
 
 _CHECKPOINT, _BEST = Path("last.ckpt"), Path("best.ckpt")
 _CHECKPOINT_EPOCHS = 10
+_CHECKPOINT_SECONDS = 60.0  # where ten epochs take long: a checkpoint of the published network is 400 MB
 _JUDGEMENTS = 30  # times a held-out slide is judged in a run
 
 
@@ -136,6 +138,28 @@ class Run:
     title: str
 
 
+class _Checkpoints(ModelCheckpoint):
+    """A checkpoint after every tenth epoch and the last, and after each that ends a minute or more after the one before."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(
+            folder,
+            filename=_CHECKPOINT.stem,
+            enable_version_counter=False,
+            every_n_epochs=1,
+            save_on_train_epoch_end=True,
+        )
+        self._last = time.monotonic()
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Write one if it is time."""
+        done = trainer.current_epoch + 1
+        late = time.monotonic() - self._last >= _CHECKPOINT_SECONDS
+        if late or done % _CHECKPOINT_EPOCHS == 0 or done == trainer.max_epochs:
+            super().on_train_epoch_end(trainer, pl_module)
+            self._last = time.monotonic()
+
+
 def fit(run: Run, module: SpotModule) -> pd.DataFrame:
     """Train a module's network in place (its averaged weights, if averaged); return the log, one row an epoch.
 
@@ -146,16 +170,7 @@ def fit(run: Run, module: SpotModule) -> pd.DataFrame:
     batches = DataLoader(_rows(len(spots)), batch_size=run.preset.batch_size, shuffle=True, generator=generator)
     judged = None if held_out is None else DataLoader(_rows(len(held_out)), batch_size=256)
     last = run.folder / _CHECKPOINT
-    every = max(1, min(_CHECKPOINT_EPOCHS, run.epochs))
-    callbacks: list[L.Callback] = [
-        ModelCheckpoint(
-            run.folder,
-            filename=_CHECKPOINT.stem,
-            enable_version_counter=False,
-            every_n_epochs=every,
-            save_on_train_epoch_end=True,
-        )
-    ]
+    callbacks: list[L.Callback] = [_Checkpoints(run.folder)]
     if run.preset.ema:
         callbacks.append(WeightAveraging(use_buffers=False, avg_fn=_moving_average(run.preset.ema)))
     if judged is not None:
