@@ -1,7 +1,8 @@
-"""A flow model whose samples have a known distribution, slides of arrays, and a prediction on a grid that is known."""
+"""Quick trainings and predictions, a flow model of known samples, slides of arrays, and a known prediction on a grid."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -22,6 +23,47 @@ from hisdiff_sd.io._store import write_table
 from hisdiff_sd.model import ModelConfig, Scalers
 from hisdiff_sd.nn import FlowNetwork
 from hisdiff_sd.tiles import nearest
+from hisdiff_sd.tl import _presets
+
+
+@pytest.fixture
+def train(panel) -> Callable[..., hd.HisDiff]:
+    """Train on the twelve genes for one epoch, unless it is asked otherwise."""
+
+    def run(slides, **options) -> hd.HisDiff:
+        return hd.tl.train(
+            slides, **{"genes": panel, "encoder": "morphology", "preset": "small", "epochs": 1, **options}
+        )
+
+    return run
+
+
+@pytest.fixture
+def small_preset(monkeypatch) -> Callable[..., None]:
+    """Change the small preset."""
+
+    def change(**values) -> None:
+        monkeypatch.setitem(_presets.PRESETS, "small", dataclasses.replace(_presets.PRESETS["small"], **values))
+
+    return change
+
+
+@pytest.fixture(scope="session")
+def predict() -> Callable[..., pd.DataFrame]:
+    """Predict quickly and return the mean as spots x genes."""
+
+    def run(sdata: SpatialData, model: hd.HisDiff, **options) -> pd.DataFrame:
+        options = {"n_samples": 2, "steps": 3, "key_added": "p", **options}
+        hd.tl.predict(sdata, model, **options)
+        return sdata[options["key_added"]].to_df()
+
+    return run
+
+
+@pytest.fixture
+def s3(open_store) -> SpatialData:
+    """Slide S3 in memory, as it is in its store, to change."""
+    return open_store("S3")
 
 
 @pytest.fixture(scope="session")
