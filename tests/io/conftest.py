@@ -1,7 +1,8 @@
-"""Slides to read, to damage and to draw marks on."""
+"""Slides to read, to damage and to draw marks on; stores to change, and what they are compared by."""
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import shutil
@@ -12,10 +13,13 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
-from scipy.sparse import csr_matrix
+from scipy.sparse import csr_matrix, issparse
+from spatialdata import SpatialData
+from spatialdata.models import TableModel
 from vendor import SpaceRanger, VisiumHD, Xenium, write_pyramid
 
 import hisdiff_sd as hd
+from hisdiff_sd.io import _atomic
 
 
 def grid(width: int, height: int, pitch: float) -> np.ndarray:
@@ -56,6 +60,96 @@ def tiny_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def root(tiny_root: Path, tmp_path: Path) -> Path:
     """A copy of the small slides, to damage."""
     return Path(shutil.copytree(tiny_root, tmp_path / "hest"))
+
+
+@pytest.fixture(scope="module")
+def tiny_slide(tiny_root: Path) -> SpatialData:
+    """The small slide T1, opened once for a file of tests."""
+    return hd.io.hest(tiny_root, "T1")
+
+
+@pytest.fixture(scope="module")
+def tiny_store(tiny_slide: SpatialData, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store of the small slide T1. Read only."""
+    path = tmp_path_factory.mktemp("written") / "T1.zarr"
+    hd.io.write(tiny_slide, path)
+    return path
+
+
+@pytest.fixture
+def store(tiny_store: Path, tmp_path: Path) -> Path:
+    """A copy of the store, to change, in a folder of its own."""
+    (tmp_path / "stores").mkdir()
+    return Path(shutil.copytree(tiny_store, tmp_path / "stores" / "T1.zarr"))
+
+
+@pytest.fixture(scope="session")
+def table_of() -> Callable[..., ad.AnnData]:
+    """A function that makes a table that annotates all spots, full of one value."""
+
+    def make(sdata: SpatialData, value: float, n_columns: int = 3) -> ad.AnnData:
+        index = sdata["spots"].index
+        region = pd.Categorical(["spots"] * len(index))
+        obs = pd.DataFrame({"region": region, "instance_id": index.to_numpy()}, index=index)
+        var = pd.DataFrame(index=[f"v{i}" for i in range(n_columns)])
+        values = ad.AnnData(np.full((len(index), n_columns), value, np.float32), obs, var)
+        return TableModel.parse(values, region="spots", region_key="region", instance_key="instance_id")
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def assert_same_table() -> Callable[[ad.AnnData, ad.AnnData], None]:
+    """A function that compares two tables to the last bit."""
+
+    def compare(a: ad.AnnData, b: ad.AnnData) -> None:
+        x, y = (t.X.toarray() if issparse(t.X) else t.X for t in (a, b))
+        np.testing.assert_array_equal(x, y)
+        pd.testing.assert_frame_equal(a.obs, b.obs)
+        pd.testing.assert_frame_equal(a.var, b.var)
+        assert set(a.obsm) == set(b.obsm)
+        for key in a.obsm:
+            np.testing.assert_array_equal(a.obsm[key], b.obsm[key])
+
+    return compare
+
+
+@pytest.fixture(scope="session")
+def assert_same(
+    assert_same_table: Callable[[ad.AnnData, ad.AnnData], None],
+) -> Callable[[SpatialData, SpatialData], None]:
+    """A function that compares every element of two slides to the last bit."""
+
+    def compare(a: SpatialData, b: SpatialData) -> None:
+        assert {n for _, n, _ in a.gen_elements()} == {n for _, n, _ in b.gen_elements()}
+        assert a.attrs == b.attrs
+        assert set(a.coordinate_systems) == set(b.coordinate_systems)
+        for level in a["he"].children:
+            np.testing.assert_array_equal(a["he"][level].image.to_numpy(), b["he"][level].image.to_numpy())
+        pd.testing.assert_frame_equal(
+            pd.DataFrame(a["spots"].drop(columns="geometry")), b["spots"].drop(columns="geometry")
+        )
+        assert (a["spots"].geometry == b["spots"].geometry).all()
+        for name in a.tables:
+            assert_same_table(a[name], b[name])
+
+    return compare
+
+
+@pytest.fixture(scope="session")
+def stages() -> Callable[[Path], list[Path]]:
+    """A function that lists what is being built beside a store, or was left there."""
+    return lambda target: list(_atomic.scratch_folder(target).glob("stage-*"))
+
+
+@pytest.fixture(scope="session")
+def full_disk() -> Callable[..., None]:
+    """A function that fails as on a full disk, whatever it is given."""
+
+    def fail(*_args: object, **_kwargs: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    return fail
 
 
 @pytest.fixture(scope="session")
