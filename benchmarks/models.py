@@ -88,7 +88,7 @@ def parse() -> argparse.Namespace:
         "--rows",
         nargs="+",
         default=DEFAULT_ROWS,
-        help=f"default: {known}; others: small and rows of hd.tl.cross_validate",
+        help=f"default: {known}; others: small, default:dit, small:mlp (another trunk) and rows of hd.tl.cross_validate",
     )
     parser.add_argument("--published-minutes", type=float, default=5, help="for the row published, per target")
     parser.add_argument("--published-epochs", type=int, help="train it just so long, however long that takes")
@@ -120,6 +120,9 @@ def row_of(name: str):
         return Shuffled(row_of(name.removeprefix("shuffled:")))
     if name in ("default", "small"):
         return HisDiffRow(default_preset() if name == "default" else name, label=name)
+    preset, _, trunk = name.partition(":")
+    if preset in ("default", "small") and trunk:
+        return HisDiffRow(default_preset() if preset == "default" else preset, label=name, trunk=trunk)
     return resolve_rows([name])[0]
 
 

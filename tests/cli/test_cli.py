@@ -69,6 +69,7 @@ def test_the_installed_command_runs():
 def test_completion_offers_what_there_is():
     assert set(_options.ENCODERS) == set(ENCODERS)
     assert set(_options.PRESETS) == set(PRESETS)
+    assert set(_options.TRUNKS) == set(hd.nn.TRUNKS)
     assert set(_options.TARGETS) == set(TARGETS)
 
 

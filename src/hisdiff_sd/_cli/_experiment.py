@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
-from hisdiff_sd._cli._options import PRESETS, TARGETS
+from hisdiff_sd._cli._options import PRESETS, TARGETS, TRUNKS
 from hisdiff_sd._errors import HisDiffError, MissingFileError, check_one_of
 
 
@@ -70,6 +70,7 @@ class Train:
 
     target: str = "log2"
     preset: str = "flow"
+    trunk: str | None = None
     epochs: int | None = None
 
 
@@ -127,6 +128,8 @@ class Experiment:
             raise HisDiffError("[data] test is empty; name the slides that are held out")
         check_one_of(self.train.target, TARGETS, "target")
         check_one_of(self.train.preset, PRESETS, "preset")
+        if self.train.trunk is not None:
+            check_one_of(self.train.trunk, TRUNKS, "trunk")
         for where, value in (
             ("n_top", self.genes.n_top),
             ("n_samples", self.predict.n_samples),

@@ -27,6 +27,7 @@ def train(
     padding: options.Padding = "black",
     target: options.Target = "log2",
     preset: options.Preset = "flow",
+    trunk: options.Trunk = None,
     epochs: Annotated[int | None, typer.Option(help="Just so many; else chosen by leaving slides out.")] = None,
     device: options.Device = "auto",
     seed: options.Seed = 0,
@@ -47,6 +48,8 @@ def train(
     panel = files.panel_of(genes)
     check_one_of(target, options.TARGETS, "target")
     check_one_of(preset, options.PRESETS, "preset")
+    if trunk is not None:
+        check_one_of(trunk, options.TRUNKS, "trunk")
     if dry_run:
         slides = [slide_of(path) for path in paths]
         what = {"slides": slides, "genes": panel, "encoder": encoder, "target": target, "preset": preset}
@@ -64,6 +67,7 @@ def train(
         padding=padding,
         target=target,  # type: ignore[arg-type]
         preset=preset,
+        trunk=trunk,
         epochs=epochs,
         out=out,
         device=device,

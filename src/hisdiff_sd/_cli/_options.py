@@ -21,6 +21,7 @@ ENCODERS = (
     "morphology",
 )
 PRESETS = ("flow", "small", "published")
+TRUNKS = ("dit", "mlp")
 TARGETS = ("log2", "cp10k")
 
 
@@ -57,6 +58,14 @@ Target = Annotated[
 ]
 Preset = Annotated[
     str, typer.Option(help="Sizes and settings: flow, small or published.", autocompletion=_completed(PRESETS))
+]
+Trunk = Annotated[
+    str | None,
+    typer.Option(
+        help="Another trunk for the network: dit, a transformer over genes, or mlp; by default that of the preset.",
+        autocompletion=_completed(TRUNKS),
+        show_default=False,
+    ),
 ]
 Model = Annotated[
     str | None,

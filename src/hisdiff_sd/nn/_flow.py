@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from hisdiff_sd._errors import HisDiffError
+from hisdiff_sd._errors import HisDiffError, check_one_of
+from hisdiff_sd.nn._blocks import Block
+from hisdiff_sd.nn._network import TRUNKS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -38,6 +40,9 @@ class FlowNetwork(nn.Module):
         Width of the image embeddings that the regression takes; kept so that others can be refused.
     width, depth
         Of the shared MLP.
+    trunk, num_heads
+        ``"mlp"``, the shared MLP; or ``"dit"``, in its place a transformer over gene tokens with so many heads, in which genes
+        have vectors of their own and attend to each other.
     n_summary
         Number of principal components of the regression's prediction that describe a spot.
     n_axes
@@ -46,7 +51,7 @@ class FlowNetwork(nn.Module):
     Raises
     ------
     HisDiffError
-        If a size is below 1.
+        If a size is below 1, there is no such trunk, or heads do not divide the width.
 
     Notes
     -----
@@ -72,25 +77,43 @@ class FlowNetwork(nn.Module):
     frequencies: Tensor
 
     def __init__(
-        self, n_genes: int, embedding_dim: int, *, width: int = 32, depth: int = 2, n_summary: int = 6, n_axes: int = 4
+        self,
+        n_genes: int,
+        embedding_dim: int,
+        *,
+        width: int = 32,
+        depth: int = 2,
+        n_summary: int = 6,
+        n_axes: int = 4,
+        trunk: str = "mlp",
+        num_heads: int = 4,
     ) -> None:
         super().__init__()
-        if min(n_genes, embedding_dim, width, depth, n_summary, n_axes) < 1:
+        if min(n_genes, embedding_dim, width, depth, n_summary, n_axes, num_heads) < 1:
             raise HisDiffError(f"every size must be at least 1, not {(n_genes, embedding_dim, width, depth)}")
+        self.trunk, self.num_heads = check_one_of(trunk, TRUNKS, "trunk"), num_heads
+        if trunk == "dit" and width % num_heads:
+            raise HisDiffError(f"num_heads {num_heads} does not divide width {width}")
         self.n_genes, self.embedding_dim = n_genes, embedding_dim
         self.width, self.depth = width, depth
         self.n_summary, self.n_axes = min(n_summary, n_genes), min(n_axes, n_genes)
         for name, value in _statistics(n_genes, self.n_summary).items():
             self.register_buffer(name, value)
         self.register_buffer("frequencies", math.pi / 2 * torch.arange(1.0, _TIME_FEATURES // 2 + 1), persistent=False)
-        modulate = nn.Linear(_HIDDEN, 2 * width * depth)
+        shared = trunk == "mlp"
+        modulate = nn.Linear(_HIDDEN, 2 * width * depth if shared else width)
         seen = self.n_summary + self.n_axes + _TIME_FEATURES
         self.modulation = nn.Sequential(nn.Linear(seen, _HIDDEN), nn.SiLU(), modulate)
         self.first = nn.Linear(_TOKEN_FEATURES, width)
-        self.layers = nn.ModuleList(nn.Linear(width, width) for _ in range(depth))
+        if not shared:
+            self.genes = nn.Parameter(0.02 * torch.randn(n_genes, width))
+        self.layers = nn.ModuleList(
+            nn.Linear(width, width) if shared else Block(width, num_heads) for _ in range(depth)
+        )
         self.last = nn.Linear(width, 1)
         # no bend, and no modulation, to begin with
-        for linear in (self.last, modulate):
+        shut = [modulate] if shared else [m[1] for name, m in self.named_modules() if name.endswith("adaLN_modulation")]
+        for linear in (self.last, *shut):
             nn.init.zeros_(linear.weight)
             nn.init.zeros_(linear.bias)
 
@@ -104,6 +127,8 @@ class FlowNetwork(nn.Module):
             "depth": self.depth,
             "n_summary": self.n_summary,
             "n_axes": self.n_axes,
+            # models from before there was a choice stay the same
+            **({} if self.trunk == "mlp" else {"trunk": self.trunk, "num_heads": self.num_heads}),
         }
 
     def set_statistics(self, **values: Tensor) -> None:
@@ -152,12 +177,21 @@ class FlowNetwork(nn.Module):
         angle = t[:, None] * self.frequencies
         leading = along[:, : self.n_axes] / deviation[:, : self.n_axes]
         spot = torch.cat([summary, leading, angle.cos(), angle.sin()], dim=1)
-        scale, shift = self.modulation(spot).reshape(len(x), 2, self.depth, 1, self.width).unbind(1)
-        hidden = self.first(tokens)
-        for k, layer in enumerate(self.layers):
-            hidden = hidden + layer(nn.functional.silu(hidden * (1 + scale[:, k]) + shift[:, k]))
+        hidden = self._through(self.first(tokens), self.modulation(spot))
         bend: Tensor = self.last(nn.functional.silu(hidden))[..., 0]
         return bend
+
+    def _through(self, hidden: Tensor, condition: Tensor) -> Tensor:
+        """The trunk: gene tokens (B, n_genes, width) one by one, or with each other."""
+        if self.trunk == "dit":
+            hidden = hidden + self.genes
+            for block in self.layers:
+                hidden = block(hidden, condition)
+            return hidden
+        scale, shift = condition.reshape(len(hidden), 2, self.depth, 1, self.width).unbind(1)
+        for k, layer in enumerate(self.layers):
+            hidden = hidden + layer(nn.functional.silu(hidden * (1 + scale[:, k]) + shift[:, k]))
+        return hidden
 
 
 def _statistics(n_genes: int, n_summary: int) -> dict[str, Tensor]:

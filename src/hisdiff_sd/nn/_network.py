@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
-from hisdiff_sd._errors import HisDiffError
+from hisdiff_sd._errors import HisDiffError, check_one_of
 from hisdiff_sd.nn._blocks import Block, FinalLayer, GeneEmbedder, TimeEmbedder
+from hisdiff_sd.nn._vector import VectorBlock, VectorEmbedder, VectorFinalLayer
+
+#: Trunks of the networks: ``"dit"``, a transformer over gene tokens, and ``"mlp"``, without attention between genes.
+TRUNKS = ("dit", "mlp")
 
 
 def largest_head_count(embedding_dim: int, most: int = 8) -> int:
@@ -36,9 +42,10 @@ def largest_head_count(embedding_dim: int, most: int = 8) -> int:
 class HisDiffNetwork(nn.Module):
     """HisDiff's denoising transformer over genes, conditioned on a spot's hierarchical image context.
 
-    Every gene is a token. The image condition is the sum of two cross-attentions that ask, with the spot's own
-    embedding, its near neighbours and its wide surroundings (both include the spot itself). Parameter names and
-    shapes are those of the published checkpoints, and the defaults are the published settings.
+    Every gene is a token (or all are one, with the trunk ``"mlp"``, which was not published). The image condition is the
+    sum of two cross-attentions that ask, with the spot's own embedding, its near neighbours and its wide surroundings
+    (both include the spot itself). Parameter names and shapes are those of the published checkpoints, and the defaults are
+    the published settings.
 
     Parameters
     ----------
@@ -55,6 +62,9 @@ class HisDiffNetwork(nn.Module):
     attention_heads
         Heads of the cross-attention over spots; must divide `embedding_dim`. `None` takes the largest divisor that is
         at most 8.
+    trunk
+        ``"dit"``, the published transformer over gene tokens; or ``"mlp"``, a residual MLP on the vector of all genes, for which
+        `num_heads` plays no part.
 
     Raises
     ------
@@ -84,34 +94,38 @@ class HisDiffNetwork(nn.Module):
         depth: int = 12,
         num_heads: int = 12,
         attention_heads: int | None = None,
+        trunk: str = "dit",
     ) -> None:
         super().__init__()
+        self.trunk = check_one_of(trunk, TRUNKS, "trunk")
+        dit = trunk == "dit"
         _check_sizes(n_genes=n_genes, embedding_dim=embedding_dim, width=width, depth=depth, num_heads=num_heads)
         if attention_heads is None:
             attention_heads = largest_head_count(embedding_dim)
         _check_sizes(attention_heads=attention_heads)
         if width % 2:
             raise HisDiffError(f"width must be even, not {width}")
-        _check_divides("num_heads", num_heads, "width", width)
+        if dit:
+            _check_divides("num_heads", num_heads, "width", width)
         _check_divides("attention_heads", attention_heads, "embedding_dim", embedding_dim)
         self.n_genes, self.embedding_dim = n_genes, embedding_dim
         self.width, self.depth = width, depth
         self.num_heads, self.attention_heads = num_heads, attention_heads
 
         # These attribute names are the checkpoint's parameter names; their order is the checkpoint's order.
-        self.inputEmbedder = GeneEmbedder(n_genes, width)
+        self.inputEmbedder = (GeneEmbedder if dit else VectorEmbedder)(n_genes, width)
         self.time_embed = TimeEmbedder(width)
         self.crossAttention_ln = nn.MultiheadAttention(embedding_dim, attention_heads, batch_first=True)
         self.crossAttention_gn = nn.MultiheadAttention(embedding_dim, attention_heads, batch_first=True)
         self.img_ebd = nn.Sequential(
             nn.Linear(embedding_dim, embedding_dim), nn.ReLU(), nn.Linear(embedding_dim, width)
         )
-        self.blocks = nn.ModuleList(Block(width, num_heads) for _ in range(depth))
-        self.final_layer = FinalLayer(width)
+        self.blocks = nn.ModuleList(Block(width, num_heads) if dit else VectorBlock(width) for _ in range(depth))
+        self.final_layer = FinalLayer(width) if dit else VectorFinalLayer(n_genes, width)
         self._initialise()
 
     @property
-    def config(self) -> dict[str, int]:
+    def config(self) -> dict[str, Any]:
         """Arguments that rebuild this network, ``HisDiffNetwork(**network.config)``."""
         return {
             "n_genes": self.n_genes,
@@ -120,6 +134,9 @@ class HisDiffNetwork(nn.Module):
             "depth": self.depth,
             "num_heads": self.num_heads,
             "attention_heads": self.attention_heads,
+            **(
+                {} if self.trunk == "dit" else {"trunk": self.trunk}
+            ),  # models from before there was a choice stay the same
         }
 
     def condition(
@@ -237,7 +254,8 @@ class HisDiffNetwork(nn.Module):
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight)
                 nn.init.zeros_(module.bias)
-        nn.init.normal_(self.inputEmbedder.ebd_layer_1, std=0.02)
+        if isinstance(self.inputEmbedder, GeneEmbedder):
+            nn.init.normal_(self.inputEmbedder.ebd_layer_1, std=0.02)
         for module in self.time_embed.modules():
             if isinstance(module, nn.Linear):
                 nn.init.normal_(module.weight, std=0.02)

@@ -70,7 +70,7 @@ def load_published_state(checkpoint_path: str | PathLike[str], n_genes: int, num
             f"'{path}' has width {width}, which num_heads {num_heads} does not divide; "
             "give the number of heads it was trained with"
         )
-    sizes = {"width": width, "depth": max(len(blocks), 1), "num_heads": num_heads}
+    sizes: dict[str, Any] = {"width": width, "depth": max(len(blocks), 1), "num_heads": num_heads}
     make = partial(HisDiffNetwork, n_genes, state[_IMAGE_LAYER].shape[0], **sizes)
     try:
         with torch.device("meta"):  # sizes that are wrong take no memory

@@ -122,6 +122,7 @@ def fit_published(task: Task) -> tuple[Recipe, pd.DataFrame]:
             width=preset.width,
             depth=preset.depth,
             num_heads=preset.num_heads,
+            trunk=preset.trunk,
         )
     judged = None if task.held_out is None else SpotTensors([task.held_out[0]], [task.held_out[1]], scalers)
     module = HisDiffModule(network, SpotTensors(inputs, truth, scalers), judged, preset)

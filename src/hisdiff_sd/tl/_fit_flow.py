@@ -67,7 +67,14 @@ def _network(
     preset = settings.preset
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
-        network = FlowNetwork(residual.shape[1], inputs[0].embedding.shape[1], width=preset.width, depth=preset.depth)
+        network = FlowNetwork(
+            residual.shape[1],
+            inputs[0].embedding.shape[1],
+            width=preset.width,
+            depth=preset.depth,
+            trunk=preset.trunk,
+            num_heads=preset.num_heads,
+        )
     covariance, _ = ledoit_wolf(residual, assume_centered=True)
     values, vectors = np.linalg.eigh(covariance)
     spread = np.log(scale)

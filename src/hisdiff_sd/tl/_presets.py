@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+from hisdiff_sd._errors import check_one_of
+from hisdiff_sd.nn import TRUNKS
 
 
 @dataclass(frozen=True)
@@ -14,8 +17,10 @@ class Preset:
     process
         ``"ddpm"``: a transformer over gene tokens denoises expression, as published. ``"flow"``: a rectified flow draws what
         a regression leaves open.
+    trunk
+        ``"dit"``: a transformer over gene tokens, as published. ``"mlp"``: no attention between genes.
     width, depth, num_heads
-        Of the network; that of the flow has no heads.
+        Of the network; an ``"mlp"`` has no heads.
     learning_rate, weight_decay, batch_size
         Of AdamW; the rate rises over `warmup` steps, and then stays, or falls to zero over `epochs` on a cosine if
         `cosine`, wherever the training stops.
@@ -32,6 +37,7 @@ class Preset:
     """
 
     process: str
+    trunk: str
     width: int
     depth: int
     num_heads: int
@@ -52,9 +58,10 @@ PRESETS = {
     # The default: it wins on left-out slides, see docs/benchmarks.md.
     "flow": Preset(
         process="flow",
+        trunk="mlp",
         width=32,
         depth=2,
-        num_heads=1,
+        num_heads=4,
         learning_rate=3e-3,
         weight_decay=0.01,
         batch_size=64,
@@ -70,6 +77,7 @@ PRESETS = {
     # Numbers of the published training script.
     "published": Preset(
         process="ddpm",
+        trunk="dit",
         width=384,
         depth=12,
         num_heads=12,
@@ -88,6 +96,7 @@ PRESETS = {
     # The published kind for a laptop; chosen by leaving out each of three slides, see docs/benchmarks.md.
     "small": Preset(
         process="ddpm",
+        trunk="dit",
         width=64,
         depth=2,
         num_heads=4,
@@ -104,3 +113,9 @@ PRESETS = {
         choose_length=True,
     ),
 }
+
+
+def preset_of(name: str, trunk: str | None = None) -> Preset:
+    """The preset of this name, with another trunk if one is given."""
+    found = PRESETS[check_one_of(name, PRESETS, "preset")]
+    return found if trunk is None else replace(found, trunk=check_one_of(trunk, TRUNKS, "trunk"))

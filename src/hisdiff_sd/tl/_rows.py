@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from hisdiff_sd._errors import HisDiffError, check_one_of
+from hisdiff_sd.nn import TRUNKS
 from hisdiff_sd.tl._presets import PRESETS
 from hisdiff_sd.tl._row import FunctionRow, Row, Shuffled
 from hisdiff_sd.tl._rows_hisdiff import PREFIX, HisDiffRow, default_preset
@@ -55,9 +56,11 @@ def _named(name: str) -> Row:
         return Shuffled(_named(name.removeprefix(_SHUFFLED)))
     if name == PREFIX.rstrip(":"):
         return HisDiffRow(default_preset())
-    models = [PREFIX + preset for preset in PRESETS]
-    check_one_of(name, [*BUILT_IN, *models], "row")
-    return BUILT_IN[name] if name in BUILT_IN else HisDiffRow(name.removeprefix(PREFIX))
+    models = {
+        row.name: row for preset in PRESETS for row in (HisDiffRow(preset, trunk=trunk) for trunk in (None, *TRUNKS))
+    }
+    known = BUILT_IN | models
+    return known[check_one_of(name, known, "row")]
 
 
 class _Unnamed:

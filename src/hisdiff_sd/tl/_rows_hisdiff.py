@@ -14,10 +14,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from hisdiff_sd._errors import check_one_of
 from hisdiff_sd._inputs import Measured, SlideInputs
 from hisdiff_sd.tl._draws import Draws
-from hisdiff_sd.tl._presets import PRESETS
+from hisdiff_sd.tl._presets import preset_of
 from hisdiff_sd.tl._row import FitContext, Fitted, row_settings
 
 if TYPE_CHECKING:
@@ -48,8 +47,11 @@ class HisDiffRow:
         Train for just so long; by default the length is chosen by leaving training slides out.
     steps
         Steps of the sampler; by default those of `hd.tl.predict`.
+    trunk
+        As in `hd.tl.train`; by default that of the preset.
     label
-        Name of the row; by default ``hisdiff:<preset>``. Rows of one preset and other settings need their own.
+        Name of the row; by default ``hisdiff:<preset>``, or ``hisdiff:<preset>:<trunk>``. Rows of other settings besides
+        need their own.
 
     Examples
     --------
@@ -66,20 +68,24 @@ class HisDiffRow:
     epochs: int | None = None
     steps: int | None = None
     label: str = ""
+    trunk: str | None = None
 
     def __post_init__(self) -> None:
-        check_one_of(self.preset, PRESETS, "preset")
+        preset_of(self.preset, self.trunk)
 
     @property
     def name(self) -> str:
         """Name of the row."""
-        return self.label or PREFIX + self.preset
+        return self.label or PREFIX + self.preset + (f":{self.trunk}" if self.trunk else "")
 
     def fit(self, slides: Sequence[SlideInputs], truth: Sequence[Measured], context: FitContext) -> Fitted:
         """Train, or load the model that an interrupted call has finished."""
         from hisdiff_sd.model import HisDiff
 
-        settings = row_settings(self) | {"recipe": dataclasses.asdict(PRESETS[self.preset]), "seed": context.seed}
+        settings = row_settings(self) | {
+            "recipe": dataclasses.asdict(preset_of(self.preset, self.trunk)),
+            "seed": context.seed,
+        }
         digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()[:12]
         place = context.work / f"{self.preset}-{digest}"
         finished = place / "seconds.json"
@@ -99,7 +105,7 @@ class HisDiffRow:
         from hisdiff_sd.tl._fit import Settings
         from hisdiff_sd.tl._train import _train
 
-        settings = Settings(PRESETS[self.preset], context.device, context.seed)
+        settings = Settings(preset_of(self.preset, self.trunk), context.device, context.seed)
         model, _ = _train(data, settings, self.preset, self.epochs, checkpoints)
         return model
 

@@ -24,7 +24,7 @@ from hisdiff_sd._trust import OutOfDistribution, Trust
 from hisdiff_sd.tl._fit import Settings, Task, fit_recipe
 from hisdiff_sd.tl._folds import Fold, best_length, judging_draws, leave_out_each, length_is_judged
 from hisdiff_sd.tl._gather import TrainingSlides, gather
-from hisdiff_sd.tl._presets import PRESETS
+from hisdiff_sd.tl._presets import preset_of
 from hisdiff_sd.tl._reliability import judge_genes
 
 if TYPE_CHECKING:
@@ -46,6 +46,7 @@ def train(
     encoder: str | TileEncoder = "uni",
     target: Target = "log2",
     preset: str = "flow",
+    trunk: str | None = None,
     epochs: int | None = None,
     tile_um: float | None = None,
     padding: str = "black",
@@ -77,6 +78,9 @@ def train(
         ``"flow"`` (the default: a rectified flow over the residuals of a regression, a minute or two on a laptop),
         ``"small"`` (the published kind of network, small enough for a laptop) or ``"published"`` (12 blocks of width 384, 2,000
         epochs, no averaging, no standardisation: needs a GPU).
+    trunk
+        Another trunk for the preset's network: ``"dit"``, a transformer over gene tokens, or ``"mlp"``, without attention between
+        genes. By default that of the preset: ``"mlp"`` for ``"flow"``, else ``"dit"``.
     epochs
         Train for just so long, without leaving slides out; which genes are reliable is then not known.
     out
@@ -113,7 +117,7 @@ def train(
     if isinstance(slides, str | Path) or hasattr(slides, "images"):
         raise HisDiffError("slides= is one slide; give a list of slides")
     check_one_of(target, TARGETS, "target")
-    chosen = PRESETS[check_one_of(preset, PRESETS, "preset")]
+    chosen = preset_of(preset, trunk)
     if epochs is not None and (epochs < 1 or epochs != int(epochs)):
         raise HisDiffError(
             f"epochs={epochs} is no number of epochs; give 1 or more, or leave it out to have the length chosen"
