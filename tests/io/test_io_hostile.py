@@ -145,3 +145,14 @@ def test_a_json_file_of_any_size_is_not_read(root):
         file.truncate(2**30)
     with pytest.raises(HisDiffError, match="1,073,741,824 bytes, at most"):
         hd.io.hest(root, "T1")
+
+
+@pytest.mark.parametrize("source", [None, "", [], "a.tif", ["a.tif"], 3])
+def test_a_source_that_is_no_table_is_a_damaged_record(tiny_slide, source):
+    whole = tiny_slide.attrs["hisdiff_sd"]
+    try:
+        tiny_slide.attrs["hisdiff_sd"] = whole | {"source": source}
+        with pytest.raises(HisDiffError, match=r"has a damaged record \(attrs\['hisdiff_sd'\]: source="):
+            hd.pp.embed(tiny_slide, "morphology", key_added="e", overwrite=True)
+    finally:
+        tiny_slide.attrs["hisdiff_sd"] = whole

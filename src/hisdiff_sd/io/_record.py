@@ -24,6 +24,7 @@ def check_record(record: dict[str, Any]) -> None:
     wrong = [key for key in _TEXT if not isinstance(record.get(key), str)]
     wrong += [key for key in _SIZES if record.get(key) is not None and not is_size(record[key])]
     wrong += ["true_size"] * (not sides) + ["qc"] * (not isinstance(record.get("qc"), dict))
+    wrong += ["source"] * (not isinstance(record.get("source", {}), dict))
     if wrong:
         values = ", ".join(f"{key}={record.get(key)!r:.40}" for key in wrong)
         raise HisDiffError(
