@@ -11,7 +11,7 @@ from hisdiff_sd._errors import HisDiffError, check_one_of
 from hisdiff_sd.nn._blocks import Block, FinalLayer, GeneEmbedder, TimeEmbedder
 from hisdiff_sd.nn._vector import VectorBlock, VectorEmbedder, VectorFinalLayer
 
-#: Trunks of the networks: ``"dit"``, a transformer over gene tokens, and ``"mlp"``, without attention between genes.
+#: What a network can have as its trunk, a transformer over gene tokens (``"dit"``) or no attention between them (``"mlp"``).
 TRUNKS = ("dit", "mlp")
 
 
