@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 
 import pandas as pd
 import pytest
@@ -194,7 +195,10 @@ def test_slides_of_a_hest_folder_are_converted(run, file, hest_root, tmp_path):
 def test_a_real_ctrl_c_in_training_is_gone_on_from(file, tmp_path):
     file.write_text(EXPERIMENT.replace("epochs = 1", 'epochs = 60\npreset = "small"'))
     words = [sys.executable, "-m", "hisdiff_sd.cli", "run", str(file), "--until", "train"]
-    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as first:
+    # a program that a shell runs in the background inherits that Ctrl-C is ignored
+    heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(words, **pipes, text=True, preexec_fn=heard) as first:
         for line in first.stderr:
             if line.startswith("[4/4] train ..."):
                 break
