@@ -108,10 +108,10 @@ def prediction_record(sdata: SpatialData, model: HisDiff, shapes_key: str, draws
 
 def is_done(there: AnnData, record: dict[str, Any], name: str, genes: list[str], sdata: SpatialData) -> bool:
     """Whether a prediction is the one that is asked for; one that was made in another way is refused."""
-    since_then = (
-        {} if "depth" in get_provenance(there) else {"depth": 1.0}
-    )  # older tables do not say: they have that of training
-    check_provenance(there, {k: v for k, v in record.items() if since_then.get(k) != v}, name)
+    compared = dict(record)
+    if record["depth"] == 1 and "depth" not in get_provenance(there):
+        del compared["depth"]  # tables from before there was a choice do not say, and have that of training
+    check_provenance(there, compared, name)
     if list(there.var_names) != genes:
         raise OtherProvenanceError(
             f"table {name!r} has {there.n_vars} genes, and not those asked for; give overwrite=True to replace it, or "

@@ -15,8 +15,7 @@ class Preset:
     Attributes
     ----------
     process
-        ``"ddpm"``: a transformer over gene tokens denoises expression, as published. ``"flow"``: a rectified flow draws what
-        a regression leaves open.
+        ``"ddpm"``: expression is denoised, as published. ``"flow"``: a rectified flow draws what a regression leaves open.
     trunk
         ``"dit"``: a transformer over gene tokens, as published. ``"mlp"``: no attention between genes.
     width, depth, num_heads
