@@ -123,6 +123,8 @@ def draw_maps(panels: Sequence[Panel], ground: Ground, title: str = "", *, legen
     if title:
         # names may have a "$", which is no formula
         figure.suptitle(title, fontsize=13, parse_math=False)
+    # how wide the numbers of a colour bar are is known once it has its size; the layout of the next drawing has room for them
+    figure.draw_without_rendering()
     return figure
 
 
